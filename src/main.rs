@@ -1,0 +1,2 @@
+//! The `ultari` command.
+fn main() {}
