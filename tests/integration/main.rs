@@ -6,5 +6,9 @@
 //! say why, and how many there were is the last line.
 
 mod bad_input;
+mod filesystem;
+mod identity;
 mod lifecycle;
+mod namespaces;
+mod process;
 mod support;
