@@ -7,8 +7,11 @@
 
 mod bad_input;
 mod filesystem;
+mod hooks;
 mod identity;
 mod lifecycle;
 mod namespaces;
 mod process;
+mod seccomp;
+mod start_errors;
 mod support;
