@@ -53,8 +53,9 @@ build: deps toolchain ## Build the optimised static program: bin/ultari
 	@echo "bin/ultari: static, $$(($$(stat -c %s bin/ultari) / 1024)) KiB"
 
 demo: root bundles $(if $(filter bin/ultari,$(ULTARI)),build) ## Run a container that shows you around, from inside
-	@echo "\$$ $(ULTARI) run --bundle bundles/hello hello"
-	@code=0; $(ULTARI) run --bundle bundles/hello "hello-$$$$" || code=$$?; \
+	@id=hello-$$$$; code=0; \
+	echo "\$$ $(ULTARI) run --bundle bundles/hello $$id"; \
+	$(ULTARI) run --bundle bundles/hello $$id || code=$$?; \
 	echo "\$$ echo \$$?"; \
 	echo "$$code"; \
 	if [ "$$code" != 7 ]; then \
