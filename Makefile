@@ -75,12 +75,13 @@ bundles/shell/rootfs: bundles/make-rootfs
 	bundles/make-rootfs $@
 
 # One set of flags and one target folder for all of it, so that nothing is
-# compiled twice.
+# compiled twice. The integration tests drive bin/ultari.
 test: root deps-test toolchain ## Check format and lints, run the unit and integration tests
 	@cargo fmt --version >/dev/null && cargo clippy --version >/dev/null || \
 		{ echo "rustfmt and clippy are needed: rustup component add rustfmt clippy" >&2; exit 1; }
 	cargo fmt --all --check
 	cargo clippy $(CARGO_ARGS) --workspace --all-targets -- -D warnings
+	@$(MAKE) --no-print-directory build
 	cargo test $(CARGO_ARGS) --workspace --lib --bins --test integration
 	cargo test $(CARGO_ARGS) --workspace --doc
 
