@@ -82,8 +82,7 @@ test: root deps-test toolchain ## Check format and lints, run the unit and integ
 	cargo fmt --all --check
 	cargo clippy $(CARGO_ARGS) --workspace --all-targets -- -D warnings
 	@$(MAKE) --no-print-directory build
-	cargo test $(CARGO_ARGS) --workspace --lib --bins --test integration
-	cargo test $(CARGO_ARGS) --workspace --doc
+	cargo test $(CARGO_ARGS) --workspace
 
 bench: root deps-bench build ## Compare with crun, runc and the kernel's own floor
 	cargo build $(CARGO_ARGS) --example floor
