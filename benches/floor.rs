@@ -57,10 +57,8 @@ fn main() -> ExitCode {
 fn run(rootfs: &Path, command: &[String]) -> Result<u8> {
     let hierarchies = Hierarchies::find()?;
     let folders = hierarchies.make_cgroup()?;
-    let command: Vec<CString> = command
-        .iter()
-        .map(|arg| CString::new(arg.as_str()))
-        .collect::<Result<_, _>>()?;
+    let command: Vec<CString> =
+        command.iter().map(|arg| CString::new(arg.as_str())).collect::<Result<_, _>>()?;
 
     let cgroup = match &hierarchies {
         Hierarchies::V2 => Some(File::open(&folders[0])?),
@@ -127,10 +125,7 @@ fn child(
 
     pivot_root(".", ".").context("pivot_root")?;
     umount2(".", MntFlags::MNT_DETACH).context("detach the old root")?;
-    change(
-        "/",
-        MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY,
-    )?;
+    change("/", MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY)?;
     chdir("/")?;
     sethostname("bench")?;
     execv(&command[0], command).with_context(|| format!("execute {:?}", command[0]))
@@ -154,12 +149,7 @@ fn mounts(hierarchies: &Hierarchies, cgroup: &[PathBuf]) -> Result<()> {
 
     let cgroup_flags = closed | MsFlags::MS_RELATIME;
     let Hierarchies::V1(hosts) = hierarchies else {
-        return new(
-            "cgroup2",
-            "sys/fs/cgroup",
-            cgroup_flags | MsFlags::MS_RDONLY,
-            "",
-        );
+        return new("cgroup2", "sys/fs/cgroup", cgroup_flags | MsFlags::MS_RDONLY, "");
     };
     // v1 without a cgroup namespace: the container's own folder of each
     // hierarchy, read-only, under the name that the hierarchy has on the host.

@@ -24,10 +24,10 @@ pub struct Cli {
     #[arg(long, global = true)]
     pub systemd_cgroup: bool,
     /// Accepted for compatibility: true, false or auto
-    #[arg(long, value_name = "VALUE", global = true, hide = true)]
+    #[arg(long, value_name = "VALUE", hide = true)]
     pub rootless: Option<String>,
     /// Accepted for compatibility
-    #[arg(long, value_name = "PATH", global = true, hide = true)]
+    #[arg(long, value_name = "PATH", hide = true)]
     pub criu: Option<PathBuf>,
     /// Print the version
     #[arg(short = 'v', long)]

@@ -96,6 +96,8 @@ fn finish(mut channel: Channel, life: impl FnOnce(&mut Channel) -> Result<Infall
 fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>> {
     let config = plan.config;
     reset_signals()?;
+    // Devices and folders get the modes asked for, not what the caller's mask leaves of them.
+    sys::process::umask(0);
     enter_user_namespace(config, channel)?;
     start_session(&plan.common)?;
     if let Some(path) = config.namespaces.get(Ns::Mount).and_then(|ns| ns.path.as_ref()) {
@@ -108,10 +110,11 @@ fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>>
     let root = mount_all(plan, channel)?;
     let console = set_up_console(plan, &root, channel)?;
     run_hooks_before_pivot(plan, channel)?;
-    rootfs::pivot(&root, config, plan.no_pivot)?;
-    apply_sysctl(config, plan.common.proc)?;
+    // Still before the pivot: the host's null device can be attached only while it is in sight.
     mask::make_readonly(&root, &config.readonly_paths)?;
     mask::mask(&root, &config.masked_paths, &null)?;
+    rootfs::pivot(&root, config, plan.no_pivot)?;
+    apply_sysctl(config, plan.common.proc)?;
     Ok(console)
 }
 

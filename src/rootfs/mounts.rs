@@ -155,6 +155,7 @@ fn cgroups(root: &Root, mount: &Mount, around: &Surroundings) -> Result<()> {
     };
     // A tmpfs with one folder for each hierarchy, each showing the container's own cgroup.
     let fs = FsContext::open(c"tmpfs").context("make a tmpfs for the cgroup hierarchies")?;
+    fs.set(c"source", Some(c"cgroup")).context("tmpfs: source")?;
     fs.set(c"mode", Some(c"755")).context("tmpfs: mode")?;
     fs.create().context("make a tmpfs for the cgroup hierarchies")?;
     let readonly = mount.attr.set & ATTR_RDONLY;
