@@ -4,3 +4,4 @@
 //! arguments and returns `nix::Result`, so that callers can add the step and the property of
 //! config.json to the errno.
 #![allow(unsafe_code)]
+pub mod seccomp;
