@@ -260,34 +260,65 @@ fn enable_in(node: &Node, wanted: &mut Vec<&str>, notes: &mut Vec<String>) -> Re
     if missing.is_empty() {
         return Ok(());
     }
-    let all: Vec<String> = missing.iter().map(|name| format!("+{name}")).collect();
-    if node.write(FILE, &all.join(" ")).is_ok() {
+    if holds_processes(node)? {
+        missing
+            .iter()
+            .for_each(|name| give_up(node, name, Errno::EBUSY, wanted, notes));
         return Ok(());
     }
-    // The kernel takes all or none.
+    let all: Vec<String> = missing.iter().map(|name| format!("+{name}")).collect();
+    let Err(refused) = node.write(FILE, &all.join(" ")) else {
+        return Ok(());
+    };
+    // The kernel takes all or none: one by one shows which it is that it does not take, unless
+    // the reason is the cgroup.
+    let whole = matches!(
+        refused,
+        Errno::EACCES | Errno::EPERM | Errno::EROFS | Errno::EOPNOTSUPP
+    );
     for name in missing {
-        let Err(errno) = node.write(FILE, &format!("+{name}")) else {
-            continue;
+        let result = if whole {
+            Err(refused)
+        } else {
+            node.write(FILE, &format!("+{name}"))
         };
-        wanted.retain(|wanted| *wanted != name);
-        let hint = match errno {
-            Errno::EBUSY => {
-                ", because it holds processes itself: move them into a cgroup below it, or choose another linux.cgroupsPath"
-            }
-            Errno::EOPNOTSUPP => {
-                ", because it is a threaded cgroup: choose another linux.cgroupsPath"
-            }
-            Errno::EACCES | Errno::EPERM | Errno::EROFS => {
-                ", because it is not ours: ask for its delegation (systemd: Delegate=yes)"
-            }
-            _ => "",
-        };
-        notes.push(format!(
-            "{name} could not be enabled in {}{hint} ({errno})",
-            node.path()
-        ));
+        if let Err(errno) = result {
+            give_up(node, name, errno, wanted, notes);
+        }
     }
     Ok(())
+}
+
+/// Whether a cgroup other than the root has processes itself. It can't be the parent of cgroups
+/// with controllers then; worse, enabling only such as can be threaded (cpu, pids) would be taken
+/// as the wish to make it a threaded one, which can't be undone.
+fn holds_processes(node: &Node) -> Result<bool> {
+    match node.read("cgroup.type") {
+        // The root of the whole tree has no type and is free to have both.
+        Err(Errno::ENOENT) => Ok(false),
+        Ok(_) => Ok(!node.text("cgroup.procs")?.is_empty()),
+        Err(errno) => {
+            Err(errno).with_context(|| format!("cannot read {}/cgroup.type", node.path()))
+        }
+    }
+}
+
+fn give_up(node: &Node, name: &str, errno: Errno, wanted: &mut Vec<&str>, notes: &mut Vec<String>) {
+    wanted.retain(|wanted| *wanted != name);
+    let hint = match errno {
+        Errno::EBUSY => {
+            ", because it holds processes itself: move them into a cgroup below it, or choose another linux.cgroupsPath"
+        }
+        Errno::EOPNOTSUPP => ", because it is a threaded cgroup: choose another linux.cgroupsPath",
+        Errno::EACCES | Errno::EPERM | Errno::EROFS => {
+            ", because it is not ours: ask for its delegation (systemd: Delegate=yes)"
+        }
+        _ => "",
+    };
+    notes.push(format!(
+        "{name} could not be enabled in {}{hint} ({errno})",
+        node.path()
+    ));
 }
 
 fn mkdir_error(path: &str, errno: Errno) -> anyhow::Error {
