@@ -296,6 +296,8 @@ fn holds_processes(node: &Node) -> Result<bool> {
     match node.read("cgroup.type") {
         // The root of the whole tree has no type and is free to have both.
         Err(Errno::ENOENT) => Ok(false),
+        // It has no such list, and refuses controllers by itself.
+        Ok(kind) if kind == "threaded" => Ok(false),
         Ok(_) => Ok(!node.text("cgroup.procs")?.is_empty()),
         Err(errno) => {
             Err(errno).with_context(|| format!("cannot read {}/cgroup.type", node.path()))

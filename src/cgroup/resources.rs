@@ -305,7 +305,10 @@ impl Cgroup {
         let policy = Policy::new(rules)?;
         let result = match (self.v1_node("devices"), self.unified()) {
             (Some(node), _) => v1_devices(&node, &policy, new),
-            (None, Some(node)) => v2_devices(&node, &policy, new),
+            (None, Some(node)) => match &self.leaf {
+                Some(leaf) => v2_devices(&node, leaf.as_fd(), &policy, new),
+                None => Ok(()),
+            },
             (None, None) => Ok(()),
         };
         let denied = |error: &anyhow::Error| {
@@ -383,7 +386,7 @@ fn v1_devices(node: &Node, policy: &Policy, new: bool) -> Result<()> {
     Ok(())
 }
 
-fn v2_devices(node: &Node, policy: &Policy, new: bool) -> Result<()> {
+fn v2_devices(node: &Node, cgroup: BorrowedFd, policy: &Policy, new: bool) -> Result<()> {
     let explain = |step: &str, errno: Errno| {
         let hint = match errno {
             Errno::EPERM => {
@@ -399,10 +402,6 @@ fn v2_devices(node: &Node, policy: &Policy, new: bool) -> Result<()> {
             node.path()
         ))
     };
-    let directory = node
-        .open_directory()
-        .map_err(|errno| explain("open the directory", errno))?;
-    let cgroup = directory.as_fd();
     let old = if new {
         None
     } else {

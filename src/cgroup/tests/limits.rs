@@ -1,157 +1,6 @@
-//! The kernel's side of it: limits are proved by exceeding them. These need root, and run on
-//! whatever the host has: v2, v1 or both. What can't be tried is printed as SKIPPED with the
-//! reason. All cgroups are below `/ultari-unit-PID-…`.
+//! Limits and device rules, proved by exceeding them.
 
 use super::*;
-use oci_spec::runtime::LinuxResources;
-use std::io::Write;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
-
-fn resources(json: &str) -> LinuxResources {
-    serde_json::from_str(json).unwrap()
-}
-
-/// Prints why a test proves nothing here.
-fn skipped(test: &str, why: &str) {
-    eprintln!("SKIPPED {test}: {why}");
-}
-
-fn is_root(test: &str) -> bool {
-    let root = !unprivileged();
-    if !root {
-        skipped(test, "needs root");
-    }
-    root
-}
-
-/// A place for one test, removed with all in it even if the test fails.
-struct Place {
-    name: String,
-}
-
-impl Place {
-    fn new(test: &str) -> Self {
-        Self {
-            name: format!("ultari-unit-{}-{test}", std::process::id()),
-        }
-    }
-
-    fn locate(&self, below: &str) -> Location {
-        let path = format!("/{}/{below}", self.name);
-        Location::locate(Some(Path::new(&path)), "unused").unwrap()
-    }
-
-    fn create(&self, json: &str) -> Cgroup {
-        self.locate("c").create(Some(&resources(json))).unwrap().0
-    }
-
-    /// The directories of this test that exist, in any hierarchy.
-    fn left(&self) -> Vec<PathBuf> {
-        let places = self
-            .locate("c")
-            .paths()
-            .map(|(_, path)| path.parent().unwrap().to_owned())
-            .collect::<Vec<_>>();
-        places.into_iter().filter(|path| path.exists()).collect()
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Ok(root) = open_root() {
-            let mut location = self.locate("c");
-            location.path.pop();
-            location
-                .hierarchies
-                .iter_mut()
-                .for_each(|hierarchy| hierarchy.existing = 0);
-            let mut cgroup = Cgroup::handle(&location, root);
-            let _ = cgroup.open_leaf();
-            let _ = cgroup.kill();
-            let _ = cgroup.remove();
-        }
-    }
-}
-
-/// Whether a controller is there at all, on either version.
-fn has(cgroup: &Cgroup, test: &str, v1: &str, v2: &str) -> bool {
-    let offered = cgroup
-        .unified_hierarchy()
-        .map(|one| cgroup.node_at(one, 0).text("cgroup.controllers").unwrap());
-    let there = cgroup.v1_node(v1).is_some()
-        || offered.is_some_and(|all| all.split(' ').any(|name| name == v2));
-    if !there {
-        skipped(test, &format!("no {v2} controller on this host"));
-    }
-    there
-}
-
-fn offers(test: &str, v1: &str, v2: &str) -> bool {
-    is_root(test) && has(&Place::new(test).locate("c").open().unwrap(), test, v1, v2)
-}
-
-/// A shell in the cgroup that goes on once it is there.
-fn shell(cgroup: &Cgroup, script: &str) -> Child {
-    let mut child = Command::new("/bin/sh")
-        .args(["-c", &format!("read -r go\n{script}")])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    cgroup.add(child.id() as i32).unwrap();
-    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
-    child
-}
-
-fn run(cgroup: &Cgroup, script: &str) -> ExitStatus {
-    shell(cgroup, script).wait().unwrap()
-}
-
-fn value(cgroup: &Cgroup, controller: &str, v1: &str, v2: &str) -> String {
-    match cgroup.v1_node(controller) {
-        Some(node) => node.text(v1).unwrap(),
-        None => cgroup.unified().unwrap().text(v2).unwrap(),
-    }
-}
-
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < end, "not within 20 s: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-#[test]
-fn a_cgroup_is_made_in_every_hierarchy_and_removed_without_a_trace() {
-    let test = "made_and_removed";
-    if !is_root(test) {
-        return;
-    }
-    let place = Place::new(test);
-    let location = place.locate("a/b/c");
-    let (cgroup, warnings) = location.create(None).unwrap();
-    assert_eq!(warnings, Vec::<String>::new());
-    for (_, path) in location.paths() {
-        assert!(path.join("cgroup.procs").exists(), "{path:?}");
-    }
-    let mut child = shell(&cgroup, "sleep 1000");
-    assert!(cgroup.processes().unwrap().contains(&(child.id() as i32)));
-    cgroup.kill().unwrap();
-    assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
-    cgroup.remove().unwrap();
-    assert_eq!(place.left(), Vec::<PathBuf>::new());
-    cgroup.remove().expect("removing what is gone");
-    cgroup.kill().expect("killing what is gone");
-    assert_eq!(
-        location.open().unwrap().processes().unwrap(),
-        Vec::<i32>::new()
-    );
-    assert!(cgroup.add(1).is_err(), "joining what is gone");
-}
 
 #[test]
 fn the_pids_limit_refuses_a_fork() {
@@ -458,120 +307,6 @@ fn our_device_program_replaces_itself_and_leaves_others_alone() {
 }
 
 #[test]
-fn a_frozen_container_stands_still_and_can_be_thawed_and_killed() {
-    let test = "freeze";
-    if !is_root(test) {
-        return;
-    }
-    let place = Place::new(test);
-    let (cgroup, _) = place.locate("c").create(None).unwrap();
-    let log = std::env::temp_dir().join(&place.name);
-    let mut child = shell(
-        &cgroup,
-        &format!("while :; do echo >> {}; done", log.display()),
-    );
-    let size = || std::fs::metadata(&log).map_or(0, |data| data.len());
-    let moves = |from: u64| size() > from;
-    eventually("it runs", || moves(0));
-    assert!(!cgroup.frozen().unwrap());
-    cgroup.freeze().unwrap();
-    assert!(cgroup.frozen().unwrap());
-    let then = size();
-    std::thread::sleep(Duration::from_millis(100));
-    assert_eq!(size(), then, "it moves while frozen");
-    let error = place.locate("c/inner").create(None).err().unwrap();
-    assert!(format!("{error:#}").contains("frozen"), "{error:#}");
-    cgroup.thaw().unwrap();
-    assert!(!cgroup.frozen().unwrap());
-    eventually("it runs again", || moves(then));
-    cgroup.freeze().unwrap();
-    cgroup.signal_all(libc::SIGUSR1).unwrap();
-    assert!(cgroup.frozen().unwrap(), "a signal does not thaw");
-    cgroup.thaw().unwrap();
-    assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGUSR1));
-    let mut child = shell(&cgroup, "sleep 1000");
-    cgroup.freeze().unwrap();
-    cgroup.kill().unwrap();
-    assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
-    cgroup.remove().unwrap();
-    std::fs::remove_file(&log).unwrap();
-}
-
-#[test]
-fn a_cgroup_in_use_is_refused_with_the_number_of_its_processes() {
-    let test = "in_use";
-    if !is_root(test) {
-        return;
-    }
-    let place = Place::new(test);
-    let (cgroup, _) = place.locate("c").create(None).unwrap();
-    let mut child = shell(&cgroup, "sleep 1000 & wait");
-    eventually("two processes", || cgroup.processes().unwrap().len() == 2);
-    let error = place.locate("c").create(None).err().unwrap();
-    assert!(
-        format!("{error:#}").contains("not empty: 2 process(es)"),
-        "{error:#}"
-    );
-    assert_eq!(
-        cgroup.processes().unwrap().len(),
-        2,
-        "the refusal left it alone"
-    );
-    cgroup.kill().unwrap();
-    child.wait().unwrap();
-    // Empty, it is taken over, and stays when the second container goes.
-    let (second, _) = {
-        eventually("empty", || cgroup.processes().unwrap().is_empty());
-        place.locate("c").create(None).unwrap()
-    };
-    second.remove().unwrap();
-    assert!(!place.left().is_empty());
-    cgroup.remove().unwrap();
-    assert_eq!(place.left(), Vec::<PathBuf>::new());
-}
-
-#[test]
-fn processes_of_sub_cgroups_are_found_killed_and_removed_with_them() {
-    let test = "nested";
-    if !is_root(test) {
-        return;
-    }
-    let place = Place::new(test);
-    let location = place.locate("c");
-    let (cgroup, _) = location.create(None).unwrap();
-    let inner = place.locate("c/x/y").create(None).unwrap().0;
-    let mut child = shell(&inner, "sleep 1000");
-    assert_eq!(cgroup.processes().unwrap(), [child.id() as i32]);
-    // As a later command would: from the record alone.
-    let text = serde_json::to_string(&location).unwrap();
-    let again = serde_json::from_str::<Location>(&text).unwrap();
-    assert_eq!(again, location);
-    let again = again.open().unwrap();
-    again.kill().unwrap();
-    assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
-    again.remove().unwrap();
-    assert_eq!(place.left(), Vec::<PathBuf>::new());
-}
-
-#[test]
-fn a_half_made_cgroup_is_removed_from_its_record() {
-    let test = "half_made";
-    if !is_root(test) {
-        return;
-    }
-    let place = Place::new(test);
-    let location = place.locate("p/c");
-    // As if the runtime had been killed after its first mkdir calls.
-    let first = location.paths().next().unwrap().1;
-    std::fs::create_dir_all(first.parent().unwrap()).unwrap();
-    let cgroup = location.open().unwrap();
-    assert!(!cgroup.frozen().unwrap());
-    cgroup.kill().unwrap();
-    cgroup.remove().unwrap();
-    assert_eq!(place.left(), Vec::<PathBuf>::new());
-}
-
-#[test]
 fn a_limit_that_cannot_be_had_is_an_error_and_leaves_nothing() {
     let test = "refused";
     if !is_root(test) {
@@ -670,6 +405,67 @@ fn what_engines_send_for_nothing_is_nothing() {
     cgroup.remove().unwrap();
 }
 
+/// A disk that can be read, as its name and number.
+fn disk() -> Option<(String, String, String)> {
+    let disks = std::fs::read_dir("/sys/block").ok()?;
+    disks.flatten().find_map(|disk| {
+        let name = disk.file_name().into_string().ok()?;
+        let number = std::fs::read_to_string(disk.path().join("dev")).ok()?;
+        let (major, minor) = number.trim().split_once(':')?;
+        let real = !["loop", "ram", "zram", "dm-", "md"]
+            .iter()
+            .any(|kind| name.starts_with(kind));
+        let there = Path::new("/dev").join(&name).exists();
+        (real && there).then(|| (name, major.to_owned(), minor.to_owned()))
+    })
+}
+
+#[test]
+fn a_throttled_disk_is_read_slowly() {
+    let test = "block_io";
+    if !offers(test, "blkio", "io") {
+        return;
+    }
+    let Some((name, major, minor)) = disk() else {
+        return skipped(test, "no disk to read from");
+    };
+    if let Err(error) = std::fs::File::open(Path::new("/dev").join(&name)) {
+        return skipped(
+            test,
+            &format!("/dev/{name} can't be read without a cgroup either: {error}"),
+        );
+    }
+    let place = Place::new(test);
+    let device = format!(r#""major": {major}, "minor": {minor}"#);
+    let cgroup = place.create(&format!(
+        r#"{{"blockIO": {{"weight": 500, "throttleReadBpsDevice": [{{{device}, "rate": 1048576}}], "throttleWriteIOPSDevice": [{{{device}, "rate": 100}}]}},
+            "devices": [{{"allow": true, "type": "b", {device}, "access": "r"}}]}}"#
+    ));
+    let read = format!("exec dd if=/dev/{name} of=/dev/null bs=64k count=24 iflag=direct");
+    let timed = |cgroup: &Cgroup| {
+        let start = Instant::now();
+        run(cgroup, &read).success().then(|| start.elapsed())
+    };
+    let slow = timed(&cgroup).expect("the disk is allowed for reading");
+    assert!(
+        slow > Duration::from_millis(900),
+        "1.5 MiB at 1 MiB/s were read in {slow:?}"
+    );
+    let (v1, v2) = ("blkio.throttle.read_bps_device", "io.max");
+    assert!(value(&cgroup, "blkio", v1, v2).contains("1048576"));
+    let lift = format!(r#"{{"blockIO": {{"throttleReadBpsDevice": [{{{device}, "rate": 0}}]}}}}"#);
+    cgroup.apply(&resources(&lift)).unwrap();
+    assert!(!value(&cgroup, "blkio", v1, v2).contains("1048576"));
+    let bad = r#"{"blockIO": {"throttleReadBpsDevice": [{"major": 4000, "minor": 1, "rate": 1}]}}"#;
+    let error = cgroup.apply(&resources(bad)).unwrap_err();
+    let error = format!("{error:#}");
+    assert!(
+        error.contains("throttleReadBpsDevice[0]") && error.contains("no such device"),
+        "{error}"
+    );
+    cgroup.remove().unwrap();
+}
+
 #[test]
 fn huge_pages_are_limited_where_the_controller_is() {
     let test = "hugetlb";
@@ -716,129 +512,4 @@ fn unified_files_are_written_as_they_are() {
         ("50331648".into(), "77".into())
     );
     cgroup.remove().unwrap();
-}
-
-#[test]
-fn a_parent_with_processes_is_named_when_a_limit_needs_it() {
-    let test = "busy_parent";
-    if !offers(test, "-", "memory") {
-        return;
-    }
-    let place = Place::new(test);
-    let parent = place.locate("p").create(None).unwrap().0;
-    let mut child = shell(&parent, "sleep 1000");
-    let error = place
-        .locate("p/c")
-        .create(Some(&resources(r#"{"memory": {"limit": 16777216}}"#)))
-        .err()
-        .unwrap();
-    let error = format!("{error:#}");
-    assert!(
-        error.contains("linux.resources.memory.limit") && error.contains("holds processes itself"),
-        "{error}"
-    );
-    let (without, _) = place.locate("p/c").create(None).unwrap();
-    without.remove().unwrap();
-    let threaded = Place::new("threaded");
-    let directory = Path::new(ROOT).join(&threaded.name);
-    std::fs::create_dir(&directory).unwrap();
-    std::fs::write(directory.join("cgroup.type"), "threaded").unwrap();
-    let error = threaded.locate("c").create(None).err().unwrap();
-    assert!(
-        format!("{error:#}").contains("a threaded cgroup"),
-        "{error:#}"
-    );
-    assert_eq!(
-        std::fs::read_dir(&directory)
-            .unwrap()
-            .filter(|one| one.as_ref().unwrap().path().is_dir())
-            .count(),
-        0
-    );
-    parent.kill().unwrap();
-    child.wait().unwrap();
-    parent.remove().unwrap();
-}
-
-#[test]
-fn paths_that_lead_out_or_nowhere_are_errors() {
-    for bad in ["/a/../b", "..", "../x", "/", "./.", "/a\nb"] {
-        let error = components(Path::new(bad)).unwrap_err().to_string();
-        assert!(error.starts_with("linux.cgroupsPath"), "{bad}: {error}");
-    }
-    assert_eq!(
-        components(Path::new("/docker/./x//y/")).unwrap(),
-        ["docker", "x", "y"]
-    );
-    assert_eq!(
-        components(Path::new("relative/x")).unwrap(),
-        ["relative", "x"]
-    );
-}
-
-#[test]
-fn a_co_mounted_hierarchy_serves_each_of_its_controllers() {
-    let one = Hierarchy {
-        directory: "cpu,cpuacct".into(),
-        version: Version::V1,
-        existing: 0,
-    };
-    assert!(
-        one.has_v1_controller("cpu")
-            && one.has_v1_controller("cpuacct")
-            && !one.has_v1_controller("cpuset")
-    );
-    assert_eq!(one.path(&["a".into(), "b".into()], 2), "cpu,cpuacct/a/b");
-    let unified = Hierarchy {
-        directory: String::new(),
-        version: Version::V2,
-        existing: 0,
-    };
-    assert_eq!(
-        (
-            unified.path(&["a".into(), "b".into()], 1),
-            unified.path(&[], 0)
-        ),
-        ("a".into(), String::new())
-    );
-}
-
-/// The time for one container's worth of calls, to look at by hand:
-/// `cargo test --release cgroup::tests::cost -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn cost() {
-    let place = Place::new("cost");
-    let json = r#"{"devices": [{"allow": false, "access": "rwm"}], "memory": {"limit": 67108864}, "cpu": {"shares": 1024}, "pids": {"limit": 100}}"#;
-    let resources = resources(json);
-    let (keep, _) = place.locate("keep").create(None).unwrap();
-    let mut steps = [Duration::ZERO; 5];
-    for _ in 0..20 {
-        let mut child = Command::new("/bin/cat")
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut last = Instant::now();
-        let mut lap = |step: usize| {
-            steps[step] += last.elapsed();
-            last = Instant::now();
-        };
-        let location = place.locate("c");
-        lap(0);
-        let (cgroup, _) = location.create(Some(&resources)).unwrap();
-        lap(1);
-        cgroup.add(child.id() as i32).unwrap();
-        lap(2);
-        location.open().unwrap().kill().unwrap();
-        child.wait().unwrap();
-        lap(3);
-        cgroup.remove().unwrap();
-        lap(4);
-    }
-    keep.remove().unwrap();
-    let names = ["locate", "create", "add", "kill+wait", "remove"];
-    names
-        .iter()
-        .zip(steps)
-        .for_each(|(name, time)| eprintln!("{name}: {:?}", time / 20));
 }
