@@ -4,4 +4,6 @@
 //! arguments and returns [`nix::Result`], so that callers can add the step and the property of
 //! config.json to the errno.
 #![allow(unsafe_code)]
-pub mod seccomp;
+
+pub mod bpf;
+pub mod signal;
