@@ -1,1 +1,10 @@
-fn main() {}
+//! Black-box tests: they drive the built program as a user or an engine would, as root.
+//!
+//! `ULTARI_BIN` names the program under test, `bin/ultari` without it; any runtime with runc's
+//! command line can be tried. Each test has a [`support::Sandbox`], whose end fails the test if a
+//! process, mount, cgroup or file of its containers is left. Tests that can't be done on a host
+//! say why, and how many there were is the last line.
+
+mod bad_input;
+mod lifecycle;
+mod support;

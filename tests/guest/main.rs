@@ -1,0 +1,367 @@
+//! The tests' eye inside a container: a static program that reports what it finds there, as JSON.
+//!
+//! `guest report` prints everything about the process; `guest do "ACTION ARG…"…` tries the
+//! actions in turn and prints a JSON array with one result each: `ok…` or the name of the errno.
+
+use std::ffi::CString;
+use std::fs::{self, OpenOptions};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod, stat, umask};
+use serde_json::{Map, Value, json};
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    let rest = &args[2.min(args.len())..];
+    match args.get(1).map(String::as_str) {
+        Some("report") | None => println!("{}", report()),
+        Some("do") => {
+            let results: Vec<String> = rest.iter().map(|line| act(line)).collect();
+            println!("{}", json!(results));
+        }
+        Some("exit") => std::process::exit(rest[0].parse().unwrap()),
+        Some("signals") => report_signals(),
+        Some("pause") => std::thread::sleep(Duration::from_secs(600)),
+        Some(other) => {
+            eprintln!("guest: unknown command {other}");
+            std::process::exit(64);
+        }
+    }
+}
+
+/// One action, its arguments separated by spaces.
+fn act(line: &str) -> String {
+    let words: Vec<&str> = line.split(' ').collect();
+    match words.as_slice() {
+        ["open", flags, path] => open(flags, path),
+        ["write", path, text] => result(fs::write(path, text).map(|()| "ok".into())),
+        ["read", path] => result(fs::read_to_string(path).map(|text| format!("ok {text}"))),
+        ["count", path] => result(fs::read_dir(path).map(|all| format!("ok {}", all.count()))),
+        ["mkdir", path] => result(fs::create_dir(path).map(|()| "ok".into())),
+        ["link", path] => result(fs::read_link(path).map(|to| format!("ok {}", to.display()))),
+        ["stat", path] => describe(path),
+        ["mknod", path, kind, major, minor] => make_node(path, kind, number(major), number(minor)),
+        ["exec", program] => {
+            let status = Command::new(program).stdout(Stdio::null()).status();
+            result(status.map(|status| format!("ok {}", status.code().unwrap_or(-1))))
+        }
+        ["alloc", mebibytes] => allocate(number(mebibytes)),
+        ["fork", count] => fork(number(count)),
+        ["burn", milliseconds] => burn(number(milliseconds)),
+        ["chown", path, id] => {
+            let id = number(id) as u32;
+            result(std::os::unix::fs::chown(path, Some(id), Some(id)).map(|()| "ok".into()))
+        }
+        ["socket", domain, kind, protocol] => syscall(
+            libc::SYS_socket,
+            &[number(domain), number(kind), number(protocol)],
+        ),
+        ["syscall", nr, arguments @ ..] => {
+            let arguments: Vec<u64> = arguments.iter().map(|word| number(word)).collect();
+            syscall(number(nr) as libc::c_long, &arguments)
+        }
+        _ => format!("unknown action: {line}"),
+    }
+}
+
+fn number(word: &str) -> u64 {
+    let parsed = match word.strip_prefix("0x") {
+        Some(hexadecimal) => u64::from_str_radix(hexadecimal, 16),
+        None => word.parse(),
+    };
+    parsed.unwrap_or_else(|_| panic!("not a number: {word}"))
+}
+
+fn errno_name(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => format!("{:?}", Errno::from_raw(number)),
+        None => error.to_string(),
+    }
+}
+
+fn result(result: std::io::Result<String>) -> String {
+    result.unwrap_or_else(|error| errno_name(&error))
+}
+
+fn open(flags: &str, path: &str) -> String {
+    let mut options = OpenOptions::new();
+    match flags {
+        "r" => options.read(true),
+        "w" => options.write(true),
+        "rw" => options.read(true).write(true),
+        "c" => options.write(true).create(true),
+        "path" => options.read(true).custom_flags(libc::O_PATH),
+        _ => return format!("unknown flags: {flags}"),
+    };
+    result(options.open(path).map(|_| "ok".into()))
+}
+
+fn describe(path: &str) -> String {
+    let found = match stat(path) {
+        Ok(found) => found,
+        Err(errno) => return format!("{errno:?}"),
+    };
+    let kind = match SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits()) {
+        SFlag::S_IFCHR => "c",
+        SFlag::S_IFBLK => "b",
+        SFlag::S_IFIFO => "p",
+        SFlag::S_IFDIR => "d",
+        _ => "f",
+    };
+    format!(
+        "ok {kind} {}:{} mode={:o} uid={} gid={}",
+        nix::sys::stat::major(found.st_rdev),
+        nix::sys::stat::minor(found.st_rdev),
+        found.st_mode & 0o7777,
+        found.st_uid,
+        found.st_gid
+    )
+}
+
+fn make_node(path: &str, kind: &str, major: u64, minor: u64) -> String {
+    let kind = if kind == "b" {
+        SFlag::S_IFBLK
+    } else {
+        SFlag::S_IFCHR
+    };
+    match mknod(
+        path,
+        kind,
+        Mode::from_bits_truncate(0o666),
+        makedev(major, minor),
+    ) {
+        Ok(()) => "ok".into(),
+        Err(errno) => format!("{errno:?}"),
+    }
+}
+
+/// Takes and touches so much memory that the kernel has to hand out the pages.
+fn allocate(mebibytes: u64) -> String {
+    let mut held = Vec::new();
+    for _ in 0..mebibytes {
+        held.push(std::hint::black_box(vec![1u8; 1 << 20]));
+    }
+    format!("ok {}", held.len())
+}
+
+/// Starts idle processes until one is refused; ends them all.
+fn fork(count: u64) -> String {
+    let mut children = Vec::new();
+    let mut outcome = None;
+    for _ in 0..count {
+        let child = Command::new("/proc/self/exe")
+            .arg("pause")
+            .stdin(Stdio::null())
+            .spawn();
+        match child {
+            Ok(child) => children.push(child),
+            Err(error) => {
+                outcome = Some(format!("{} after {}", errno_name(&error), children.len()));
+                break;
+            }
+        }
+    }
+    let made = children.len();
+    for child in &mut children {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    outcome.unwrap_or(format!("ok {made}"))
+}
+
+fn burn(milliseconds: u64) -> String {
+    let start = Instant::now();
+    let mut turns = 0u64;
+    while start.elapsed() < Duration::from_millis(milliseconds) {
+        turns = std::hint::black_box(turns + 1);
+    }
+    "ok".into()
+}
+
+#[allow(unsafe_code)]
+fn syscall(nr: libc::c_long, arguments: &[u64]) -> String {
+    let argument = |index: usize| arguments.get(index).copied().unwrap_or(0);
+    // SAFETY: only integers are passed, none of them an address of this process, so the kernel
+    // can't write into memory that Rust relies on.
+    let returned = unsafe {
+        libc::syscall(
+            nr,
+            argument(0),
+            argument(1),
+            argument(2),
+            argument(3),
+            argument(4),
+            argument(5),
+        )
+    };
+    match returned {
+        -1 => format!("{:?}", Errno::last()),
+        value => format!("ok {value}"),
+    }
+}
+
+/// Prints `ready`, then each signal that arrives; ends at TERM with status 42.
+fn report_signals() {
+    let signals = SigSet::all();
+    signals.thread_block().unwrap();
+    println!("ready");
+    loop {
+        let signal = signals.wait().unwrap();
+        println!("{signal}");
+        if signal == Signal::SIGTERM {
+            std::process::exit(42);
+        }
+    }
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+/// Everything about this process that a config.json can set.
+fn report() -> Value {
+    let mask = umask(Mode::empty());
+    let cwd = nix::unistd::getcwd();
+    json!({
+        "pid": std::process::id(),
+        "ppid": nix::unistd::getppid().as_raw(),
+        "sid": nix::unistd::getsid(None).map(|sid| sid.as_raw()).unwrap_or(-1),
+        "pgid": nix::unistd::getpgrp().as_raw(),
+        "args": std::env::args().collect::<Vec<_>>(),
+        "env": environment(),
+        "cwd": cwd.map(|path| path.display().to_string()).unwrap_or_else(|errno| format!("{errno:?}")),
+        "umask": mask.bits(),
+        "status": status(),
+        "rlimits": rlimits(),
+        "oom_score_adj": read("/proc/self/oom_score_adj").trim().parse::<i64>().ok(),
+        "fds": links("/proc/self/fd"),
+        "namespaces": links("/proc/self/ns"),
+        "hostname": read("/proc/sys/kernel/hostname").trim(),
+        "domainname": read("/proc/sys/kernel/domainname").trim(),
+        "mounts": mounts(),
+        "cgroups": read("/proc/self/cgroup").lines().collect::<Vec<_>>(),
+        "uid_map": numbers(&read("/proc/self/uid_map")),
+        "gid_map": numbers(&read("/proc/self/gid_map")),
+        "timens_offsets": read("/proc/self/timens_offsets"),
+        "personality": read("/proc/self/personality").trim(),
+        "tty": terminals(),
+        "interfaces": links("/sys/class/net").keys().collect::<Vec<_>>(),
+    })
+}
+
+fn environment() -> Vec<String> {
+    let raw = fs::read("/proc/self/environ").unwrap_or_default();
+    let entries = raw
+        .split(|&byte| byte == 0)
+        .filter(|entry| !entry.is_empty());
+    entries
+        .map(|entry| String::from_utf8_lossy(entry).into_owned())
+        .collect()
+}
+
+/// The fields of /proc/self/status.
+fn status() -> Map<String, Value> {
+    let text = read("/proc/self/status");
+    let fields = text.lines().filter_map(|line| line.split_once(':'));
+    fields
+        .map(|(name, value)| (name.to_owned(), json!(value.trim().replace('\t', " "))))
+        .collect()
+}
+
+fn rlimits() -> Map<String, Value> {
+    let all = [
+        ("RLIMIT_AS", Resource::RLIMIT_AS),
+        ("RLIMIT_CORE", Resource::RLIMIT_CORE),
+        ("RLIMIT_CPU", Resource::RLIMIT_CPU),
+        ("RLIMIT_DATA", Resource::RLIMIT_DATA),
+        ("RLIMIT_FSIZE", Resource::RLIMIT_FSIZE),
+        ("RLIMIT_LOCKS", Resource::RLIMIT_LOCKS),
+        ("RLIMIT_MEMLOCK", Resource::RLIMIT_MEMLOCK),
+        ("RLIMIT_MSGQUEUE", Resource::RLIMIT_MSGQUEUE),
+        ("RLIMIT_NICE", Resource::RLIMIT_NICE),
+        ("RLIMIT_NOFILE", Resource::RLIMIT_NOFILE),
+        ("RLIMIT_NPROC", Resource::RLIMIT_NPROC),
+        ("RLIMIT_RSS", Resource::RLIMIT_RSS),
+        ("RLIMIT_RTPRIO", Resource::RLIMIT_RTPRIO),
+        ("RLIMIT_RTTIME", Resource::RLIMIT_RTTIME),
+        ("RLIMIT_SIGPENDING", Resource::RLIMIT_SIGPENDING),
+        ("RLIMIT_STACK", Resource::RLIMIT_STACK),
+    ];
+    let limits = all.into_iter().map(|(name, resource)| {
+        let (soft, hard) = getrlimit(resource).unwrap();
+        (name.to_owned(), json!([soft, hard]))
+    });
+    limits.collect()
+}
+
+/// A folder's entries and what they point to. The descriptor that reads the folder is left out.
+fn links(folder: &str) -> Map<String, Value> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Map::new();
+    };
+    let names: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    let mut found = Map::new();
+    for path in names {
+        // The descriptor of the listing is closed by now, so its link is gone.
+        if let Ok(target) = fs::read_link(&path) {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            found.insert(name, json!(target.display().to_string()));
+        }
+    }
+    found
+}
+
+/// /proc/self/mountinfo, field by field: see proc_pid_mountinfo(5).
+fn mounts() -> Vec<Value> {
+    let text = read("/proc/self/mountinfo");
+    let lines = text.lines().filter_map(|line| line.split_once(" - "));
+    let parsed = lines.map(|(left, right)| {
+        let left: Vec<&str> = left.split(' ').collect();
+        let right: Vec<&str> = right.split(' ').collect();
+        json!({
+            "root": left[3],
+            "destination": left[4],
+            "options": left[5].split(',').collect::<Vec<_>>(),
+            "propagation": left[6..].to_vec(),
+            "type": right[0],
+            "source": right[1],
+            "super_options": right[2].split(',').collect::<Vec<_>>(),
+        })
+    });
+    parsed.collect()
+}
+
+fn numbers(text: &str) -> Vec<Vec<u64>> {
+    let lines = text.lines();
+    lines
+        .map(|line| {
+            line.split_whitespace()
+                .filter_map(|word| word.parse().ok())
+                .collect()
+        })
+        .collect()
+}
+
+/// For each of the standard descriptors the terminal behind it, or null.
+fn terminals() -> Vec<Value> {
+    let name = |fd: std::os::fd::BorrowedFd<'_>| match nix::unistd::ttyname(fd) {
+        Ok(path) => json!(
+            CString::new(path.as_os_str().as_bytes())
+                .unwrap()
+                .to_string_lossy()
+        ),
+        Err(_) => Value::Null,
+    };
+    vec![
+        name(std::io::stdin().as_fd()),
+        name(std::io::stdout().as_fd()),
+        name(std::io::stderr().as_fd()),
+    ]
+}
