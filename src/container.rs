@@ -117,7 +117,7 @@ impl Container {
             Some(init) => self.is_alive(init)?.then_some(init),
             None => None,
         };
-        let frozen = || self.record.cgroup.open().frozen();
+        let frozen = || self.record.cgroup.open()?.frozen();
         let status = match (alive, locked) {
             (None, false) => Status::Stopped,
             // Without a process on record the lock is held by who is about to make one.
@@ -224,7 +224,7 @@ impl Container {
     /// # Errors
     /// With runc's words, by which engines know that it has ended.
     pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
-        let cgroup = self.record.cgroup.open();
+        let cgroup = self.record.cgroup.open()?;
         // With the host's PID namespace the others would outlive the first process.
         let shared = signal == libc::SIGKILL && self.config()?.namespaces.get(Ns::Pid).is_none();
         let init = self.init_pidfd()?;
@@ -265,7 +265,7 @@ impl Container {
             self.record.id,
             status.word()
         );
-        self.record.cgroup.open().freeze()
+        self.record.cgroup.open()?.freeze()
     }
 
     /// Lets frozen processes go on.
@@ -280,7 +280,7 @@ impl Container {
             self.record.id,
             status.word()
         );
-        self.record.cgroup.open().thaw()
+        self.record.cgroup.open()?.thaw()
     }
 
     /// The pids of all processes, in the caller's PID namespace.
@@ -288,7 +288,7 @@ impl Container {
     /// # Errors
     /// When the cgroup can't be read.
     pub fn processes(&self) -> Result<Vec<i32>> {
-        self.record.cgroup.open().processes()
+        self.record.cgroup.open()?.processes()
     }
 
     /// Removes a stopped or created container; with `force` any.
@@ -319,7 +319,8 @@ impl Container {
         if !(isolated && matches!(self.look(), Ok((Status::Stopped, _)))) {
             self.kill_all();
         }
-        errors.extend(self.record.cgroup.open().remove().err());
+        let cgroup = self.record.cgroup.open();
+        errors.extend(cgroup.and_then(|cgroup| cgroup.remove()).err());
         errors.extend(self.folder.remove().err());
         if let Ok(config) = &config {
             self.poststop(config);
@@ -350,7 +351,7 @@ impl Container {
         if let Some((pidfd, _)) = &init {
             let _ = sys::clone::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
         }
-        if let Err(error) = self.record.cgroup.open().kill() {
+        if let Err(error) = self.record.cgroup.open().and_then(|cgroup| cgroup.kill()) {
             log::debug(|| format!("kill what is left in the cgroup: {error:#}"));
         }
         if let Some((pidfd, pid)) = init

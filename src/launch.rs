@@ -207,7 +207,8 @@ fn make(
 ) -> Result<Child> {
     let record = &container.record;
     let proc = container.proc();
-    let cgroup = record.cgroup.create(config.resources.as_ref())?;
+    let (cgroup, warnings) = record.cgroup.create(config.resources.as_ref())?;
+    warnings.iter().for_each(|warning| log::warning(warning));
     let gate_socket = match gate {
         Some(_) => {
             let flags = SockFlag::SOCK_CLOEXEC;
@@ -351,7 +352,7 @@ pub fn exec(container: &Container, process: &Process, options: &Options) -> Resu
         .init_pidfd()?
         .with_context(|| format!("cannot exec in container {id}: it is stopped"))?;
     let proc = container.proc();
-    let cgroup = container.record.cgroup.open();
+    let cgroup = container.record.cgroup.open()?;
     let plan = Common {
         process: Some(process),
         filter: compile(&config)?,

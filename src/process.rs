@@ -202,17 +202,13 @@ fn try_exec(
         process.capabilities.apply()?;
     }
     if let Some(filter) = filter {
-        load(filter)?;
+        filter.load()?;
     }
     if !process.no_new_privileges {
         process.capabilities.apply()?;
     }
     let errno = sys::process::execveat(AT_FDCWD, &file, &process.args, &env);
     Err(diagnose(&file, errno))
-}
-
-fn load(_filter: &seccomp::Filter) -> Result<()> {
-    Ok(())
 }
 
 /// Says why the kernel would not execute `file`, which its errno alone never does.

@@ -50,10 +50,7 @@ pub(super) fn or_max(property: &str, value: i64) -> Result<String> {
 
 /// A limit as the v1 files take it: -1 for unlimited.
 pub(super) fn or_minus_one(property: &str, value: i64) -> Result<String> {
-    ensure!(
-        value >= -1,
-        "{property}: {value} is negative; -1 stands for unlimited"
-    );
+    ensure!(value >= -1, "{property}: {value} is negative; -1 stands for unlimited");
     Ok(value.to_string())
 }
 
@@ -73,10 +70,9 @@ pub(super) fn checked_swap(limit: Option<i64>, swap: Option<i64>) -> Result<()> 
     const SWAP: &str = "linux.resources.memory.swap";
     match (limit, swap) {
         (_, None | Some(-1)) | (Some(-1), Some(0..)) => Ok(()),
-        (_, Some(..0)) => bail!(
-            "{SWAP}: {} is negative; -1 stands for unlimited",
-            swap.unwrap_or_default()
-        ),
+        (_, Some(..0)) => {
+            bail!("{SWAP}: {} is negative; -1 stands for unlimited", swap.unwrap_or_default())
+        }
         (None, Some(_)) => bail!(
             "{SWAP}: a limit of memory and swap together needs a limit of memory: set linux.resources.memory.limit too"
         ),
@@ -104,10 +100,7 @@ pub(super) fn swap_max(limit: Option<i64>, swap: Option<i64>) -> Result<Option<S
 
 /// Whether `size` is a huge page size as the kernel names its files, such as `2MB` or `1GB`.
 pub(super) fn checked_page_size(property: &str, size: &str) -> Result<()> {
-    let digits = size
-        .trim_end_matches("KB")
-        .trim_end_matches("MB")
-        .trim_end_matches("GB");
+    let digits = size.trim_end_matches("KB").trim_end_matches("MB").trim_end_matches("GB");
     ensure!(
         size.len() == digits.len() + 2
             && !digits.is_empty()
@@ -170,27 +163,15 @@ mod tests {
 
     #[test]
     fn block_io_weights_span_the_range() {
-        assert_eq!(
-            (io_weight(10), io_weight(100), io_weight(1000)),
-            (1, 910, 10_000)
-        );
+        assert_eq!((io_weight(10), io_weight(100), io_weight(1000)), (1, 910, 10_000));
         assert!(checked_weight("p", 0).is_err() && checked_weight("p", 1001).is_err());
     }
 
     #[test]
     fn swap_limit_is_the_difference_and_zero_is_a_limit() {
-        assert_eq!(
-            swap_max(Some(100), Some(150)).unwrap().as_deref(),
-            Some("50")
-        );
-        assert_eq!(
-            swap_max(Some(100), Some(100)).unwrap().as_deref(),
-            Some("0")
-        );
-        assert_eq!(
-            swap_max(Some(100), Some(-1)).unwrap().as_deref(),
-            Some("max")
-        );
+        assert_eq!(swap_max(Some(100), Some(150)).unwrap().as_deref(), Some("50"));
+        assert_eq!(swap_max(Some(100), Some(100)).unwrap().as_deref(), Some("0"));
+        assert_eq!(swap_max(Some(100), Some(-1)).unwrap().as_deref(), Some("max"));
         assert_eq!(swap_max(Some(-1), Some(70)).unwrap().as_deref(), Some("70"));
         assert_eq!(swap_max(Some(-1), None).unwrap().as_deref(), Some("max"));
         assert_eq!(swap_max(None, Some(-1)).unwrap().as_deref(), Some("max"));

@@ -59,8 +59,7 @@ impl Cgroup {
                 self.check_unused(&self.node(&hierarchy))?;
             }
         }
-        self.open_leaf()
-            .with_context(|| format!("cannot open the cgroup {}", self.shown()))?;
+        self.open_leaf().with_context(|| format!("cannot open the cgroup {}", self.shown()))?;
         self.check_not_frozen()?;
         let mut available = String::new();
         if let Some(hierarchy) = self.unified_hierarchy().cloned() {
@@ -68,9 +67,8 @@ impl Cgroup {
         }
         let mut warnings = Vec::new();
         self.apply_limits(resources, &available, &mut warnings)?;
-        let rules = resources
-            .and_then(|resources| resources.devices().as_deref())
-            .unwrap_or_default();
+        let rules =
+            resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
         self.apply_devices(rules, new)?;
         Ok(warnings)
     }
@@ -144,10 +142,9 @@ impl Cgroup {
     fn check_not_frozen(&self) -> Result<()> {
         let frozen = match (self.v1_node("freezer"), self.unified()) {
             (Some(node), _) => node.text("freezer.state")? != "THAWED",
-            (None, Some(node)) => node
-                .text("cgroup.events")?
-                .lines()
-                .any(|line| line == "frozen 1"),
+            (None, Some(node)) => {
+                node.text("cgroup.events")?.lines().any(|line| line == "frozen 1")
+            }
             (None, None) => false,
         };
         ensure!(
@@ -220,15 +217,10 @@ impl Cgroup {
         let leaf = self.node(hierarchy);
         let available = leaf.text("cgroup.controllers")?;
         let offered = self.node_at(hierarchy, 0).text("cgroup.controllers")?;
-        let mut wanted: Vec<&str> = offered
-            .split_whitespace()
-            .filter(|name| !hybrid || needed.contains(name))
-            .collect();
+        let mut wanted: Vec<&str> =
+            offered.split_whitespace().filter(|name| !hybrid || needed.contains(name)).collect();
         // In a tree that was used before nothing is left to do.
-        if wanted
-            .iter()
-            .all(|name| available.split(' ').any(|have| have == *name))
-        {
+        if wanted.iter().all(|name| available.split(' ').any(|have| have == *name)) {
             return Ok(available);
         }
         let mut notes = Vec::new();
@@ -261,9 +253,7 @@ fn enable_in(node: &Node, wanted: &mut Vec<&str>, notes: &mut Vec<String>) -> Re
         return Ok(());
     }
     if holds_processes(node)? {
-        missing
-            .iter()
-            .for_each(|name| give_up(node, name, Errno::EBUSY, wanted, notes));
+        missing.iter().for_each(|name| give_up(node, name, Errno::EBUSY, wanted, notes));
         return Ok(());
     }
     let all: Vec<String> = missing.iter().map(|name| format!("+{name}")).collect();
@@ -272,16 +262,9 @@ fn enable_in(node: &Node, wanted: &mut Vec<&str>, notes: &mut Vec<String>) -> Re
     };
     // The kernel takes all or none: one by one shows which it is that it does not take, unless
     // the reason is the cgroup.
-    let whole = matches!(
-        refused,
-        Errno::EACCES | Errno::EPERM | Errno::EROFS | Errno::EOPNOTSUPP
-    );
+    let whole = matches!(refused, Errno::EACCES | Errno::EPERM | Errno::EROFS | Errno::EOPNOTSUPP);
     for name in missing {
-        let result = if whole {
-            Err(refused)
-        } else {
-            node.write(FILE, &format!("+{name}"))
-        };
+        let result = if whole { Err(refused) } else { node.write(FILE, &format!("+{name}")) };
         if let Err(errno) = result {
             give_up(node, name, errno, wanted, notes);
         }
@@ -317,10 +300,7 @@ fn give_up(node: &Node, name: &str, errno: Errno, wanted: &mut Vec<&str>, notes:
         }
         _ => "",
     };
-    notes.push(format!(
-        "{name} could not be enabled in {}{hint} ({errno})",
-        node.path()
-    ));
+    notes.push(format!("{name} could not be enabled in {}{hint} ({errno})", node.path()));
 }
 
 fn mkdir_error(path: &str, errno: Errno) -> anyhow::Error {
@@ -334,10 +314,8 @@ fn mkdir_error(path: &str, errno: Errno) -> anyhow::Error {
         Errno::ENOSPC => ": the kernel has run out of cgroups",
         _ => "",
     };
-    anyhow::Error::new(errno).context(format!(
-        "linux.cgroupsPath: cannot make {}/{path}{hint}",
-        super::ROOT
-    ))
+    anyhow::Error::new(errno)
+        .context(format!("linux.cgroupsPath: cannot make {}/{path}{hint}", super::ROOT))
 }
 
 impl Cgroup {
@@ -363,22 +341,13 @@ impl Cgroup {
             why.clone()
         } else if self.unified_hierarchy().is_some() && self.leaf.is_none() {
             format!("the cgroup {} is gone", self.shown())
-        } else if let Some(note) = self
-            .not_enabled
-            .iter()
-            .find(|note| note.split(' ').next() == Some(controller))
+        } else if let Some(note) =
+            self.not_enabled.iter().find(|note| note.split(' ').next() == Some(controller))
         {
             note.clone()
-        } else if self
-            .location
-            .hierarchies
-            .iter()
-            .any(|hierarchy| hierarchy.version == Version::V1)
+        } else if self.location.hierarchies.iter().any(|hierarchy| hierarchy.version == Version::V1)
         {
-            format!(
-                "it is neither mounted in {} nor offered by the unified hierarchy",
-                super::ROOT
-            )
+            format!("it is neither mounted in {} nor offered by the unified hierarchy", super::ROOT)
         } else {
             let offered = self
                 .unified_hierarchy()

@@ -34,13 +34,7 @@ struct Rule {
 }
 
 const fn allow(kinds: u8, major: Option<u32>, minor: Option<u32>, access: u8) -> Rule {
-    Rule {
-        allow: true,
-        kinds,
-        major,
-        minor,
-        access,
-    }
+    Rule { allow: true, kinds, major, minor, access }
 }
 
 /// What every container may use (spec: "Default Devices"): making any node, which is harmless as
@@ -130,21 +124,16 @@ impl Rule {
         let rule = *self;
         let number =
             |number: Option<u32>| number.map_or("*".to_owned(), |number| number.to_string());
-        [(BLOCK, 'b'), (CHAR, 'c')]
-            .into_iter()
-            .filter(move |(kind, _)| rule.kinds & kind != 0)
-            .map(move |(_, letter)| {
+        [(BLOCK, 'b'), (CHAR, 'c')].into_iter().filter(move |(kind, _)| rule.kinds & kind != 0).map(
+            move |(_, letter)| {
                 let access: String = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')]
                     .into_iter()
                     .filter(|(bit, _)| rule.access & bit != 0)
                     .map(|(_, letter)| letter)
                     .collect();
-                format!(
-                    "{letter} {}:{} {access}",
-                    number(rule.major),
-                    number(rule.minor)
-                )
-            })
+                format!("{letter} {}:{} {access}", number(rule.major), number(rule.minor))
+            },
+        )
     }
 }
 
@@ -183,13 +172,7 @@ impl Policy {
     fn reduced(allow: bool, rules: &[Rule]) -> Self {
         let mut allow = allow;
         let mut start = 0;
-        let everything = Rule {
-            allow,
-            kinds: BLOCK | CHAR,
-            major: None,
-            minor: None,
-            access: ALL,
-        };
+        let everything = Rule { allow, kinds: BLOCK | CHAR, major: None, minor: None, access: ALL };
         for (index, rule) in rules.iter().enumerate() {
             if rule.covers(&everything) && rule.access == ALL {
                 allow = rule.allow;
@@ -202,9 +185,7 @@ impl Policy {
             if let Some(rule) = without_overruled(*rule, &rules[index + 1..]) {
                 // A rule that says what holds anyway matters only against an earlier one.
                 if rule.allow != allow
-                    || kept
-                        .iter()
-                        .any(|earlier| earlier.allow != allow && earlier.overlaps(&rule))
+                    || kept.iter().any(|earlier| earlier.allow != allow && earlier.overlaps(&rule))
                 {
                     kept.push(rule);
                 }
@@ -242,17 +223,13 @@ impl Policy {
         // devices and these".
         let mut rules = vec![allow(BLOCK, None, None, ALL), allow(CHAR, None, None, ALL)];
         rules.extend(&self.rules);
-        if let Some(lists) = self
-            .allow
-            .then(|| Self::reduced(false, &rules).lists_as_is())
-            .flatten()
+        if let Some(lists) =
+            self.allow.then(|| Self::reduced(false, &rules).lists_as_is()).flatten()
         {
             return Ok(lists);
         }
         let hole = self.rules.iter().find(|rule| rule.allow == self.allow);
-        let line = hole
-            .and_then(|rule| rule.lines().next())
-            .unwrap_or_default();
+        let line = hole.and_then(|rule| rule.lines().next()).unwrap_or_default();
         bail!(
             "linux.resources.devices: the v1 devices controller can't make an exception from an exception: the rule for {line:?} lies within a wider one of the opposite kind: list the devices one by one, or use a host with cgroup v2"
         );
@@ -277,10 +254,7 @@ impl Policy {
                 }
             }
         }
-        Some(V1Lists {
-            allow_all: self.allow,
-            exceptions,
-        })
+        Some(V1Lists { allow_all: self.allow, exceptions })
     }
 }
 

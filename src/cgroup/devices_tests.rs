@@ -13,23 +13,12 @@ fn literally(
     (kind, major, minor): (u8, u32, u32),
     access: u8,
 ) -> bool {
-    let device = Rule {
-        allow: true,
-        kinds: kind,
-        major: Some(major),
-        minor: Some(minor),
-        access: 0,
-    };
-    [MKNOD, READ, WRITE]
-        .into_iter()
-        .filter(|bit| access & bit != 0)
-        .all(|bit| {
-            let last = rules
-                .iter()
-                .rev()
-                .find(|rule| rule.access & bit != 0 && rule.covers(&device));
-            last.map_or(default, |rule| rule.allow)
-        })
+    let device =
+        Rule { allow: true, kinds: kind, major: Some(major), minor: Some(minor), access: 0 };
+    [MKNOD, READ, WRITE].into_iter().filter(|bit| access & bit != 0).all(|bit| {
+        let last = rules.iter().rev().find(|rule| rule.access & bit != 0 && rule.covers(&device));
+        last.map_or(default, |rule| rule.allow)
+    })
 }
 
 /// Runs a program as the kernel would; panics on what the verifier would refuse.
@@ -44,11 +33,7 @@ fn run(program: &[Insn], (kind, major, minor): (u8, u32, u32), access: u8) -> bo
             |register: usize| registers[register].expect("register is read before it is written");
         at += 1;
         let jump = |taken: bool| {
-            if taken {
-                usize::try_from(insn.off).expect("jumps go forward")
-            } else {
-                0
-            }
+            if taken { usize::try_from(insn.off).expect("jumps go forward") } else { 0 }
         };
         match insn.code {
             LDX_WORD => {
@@ -139,10 +124,7 @@ fn reduced_policies_programs_and_v1_lists_mean_what_the_rules_say() {
             }
         });
     }
-    assert!(
-        v1 > 50,
-        "only {v1} of 400 policies could be written as v1 lists"
-    );
+    assert!(v1 > 50, "only {v1} of 400 policies could be written as v1 lists");
 }
 
 /// What the v1 devices controller decides for one kind of access.
@@ -169,15 +151,9 @@ fn no_rules_at_all_leave_the_default_devices() {
     assert!(run(&program, (CHAR, 136, 77), READ | WRITE), "/dev/pts/77");
     assert!(run(&program, (BLOCK, 8, 0), MKNOD), "making a node");
     assert!(!run(&program, (BLOCK, 8, 0), READ), "reading a disk");
-    assert!(
-        !run(&program, (CHAR, 10, 200), READ | WRITE),
-        "/dev/net/tun"
-    );
+    assert!(!run(&program, (CHAR, 10, 200), READ | WRITE), "/dev/net/tun");
     assert!(!run(&program, (CHAR, 1, 1), READ), "/dev/mem");
-    assert!(
-        !run(&program, (BLOCK, 1, 3), READ),
-        "a block device with the numbers of /dev/null"
-    );
+    assert!(!run(&program, (BLOCK, 1, 3), READ), "a block device with the numbers of /dev/null");
 }
 
 #[test]
@@ -187,11 +163,7 @@ fn the_deny_all_of_docker_needs_neither_type_nor_numbers() {
         r#"[{"allow": false}]"#,
         r#"[{"allow": false, "type": "a", "major": -1, "minor": -1}]"#,
     ] {
-        assert_eq!(
-            Policy::new(&configured(json)).unwrap(),
-            Policy::new(&[]).unwrap(),
-            "{json}"
-        );
+        assert_eq!(Policy::new(&configured(json)).unwrap(), Policy::new(&[]).unwrap(), "{json}");
     }
 }
 
@@ -202,13 +174,7 @@ fn a_privileged_container_needs_no_program_and_one_line() {
     ))
     .unwrap();
     assert!(policy.allows_everything());
-    assert_eq!(
-        policy.v1_lists().unwrap(),
-        V1Lists {
-            allow_all: true,
-            exceptions: vec![]
-        }
-    );
+    assert_eq!(policy.v1_lists().unwrap(), V1Lists { allow_all: true, exceptions: vec![] });
 }
 
 #[test]
@@ -240,13 +206,7 @@ fn v1_lists_keep_the_order_and_the_access_of_the_configuration() {
     assert!(!lists.allow_all);
     assert_eq!(
         lists.exceptions[..5],
-        [
-            "c 10:229 rwm",
-            "b 8:20 rw",
-            "b 10:200 r",
-            "c *:* m",
-            "b *:* m"
-        ]
+        ["c 10:229 rwm", "b 8:20 rw", "b 10:200 r", "c *:* m", "b *:* m"]
     );
 }
 
@@ -258,13 +218,7 @@ fn denying_one_device_of_all_is_a_v1_exception() {
     .unwrap()
     .v1_lists()
     .unwrap();
-    assert_eq!(
-        lists,
-        V1Lists {
-            allow_all: true,
-            exceptions: vec!["c 10:229 rw".into()]
-        }
-    );
+    assert_eq!(lists, V1Lists { allow_all: true, exceptions: vec!["c 10:229 rw".into()] });
 }
 
 #[test]
@@ -307,10 +261,7 @@ fn senseless_rules_are_errors_that_name_the_property() {
             r#"[{"allow": true, "type": "c", "major": 1, "minor": 3}]"#,
             "linux.resources.devices[0].access",
         ),
-        (
-            r#"[{"allow": false, "access": "rwx"}]"#,
-            "linux.resources.devices[0].access",
-        ),
+        (r#"[{"allow": false, "access": "rwx"}]"#, "linux.resources.devices[0].access"),
         (
             r#"[{"allow": false}, {"allow": true, "type": "p", "access": "r"}]"#,
             "linux.resources.devices[1].type",

@@ -35,7 +35,8 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
-use node::{Node, ROOT};
+use node::Node;
+pub use node::ROOT;
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
@@ -65,10 +66,7 @@ struct Hierarchy {
 impl Hierarchy {
     fn has_v1_controller(&self, name: &str) -> bool {
         self.version == Version::V1
-            && self
-                .directory
-                .split(',')
-                .any(|controller| controller == name)
+            && self.directory.split(',').any(|controller| controller == name)
     }
 
     /// The first `depth` components of `path` in this hierarchy, relative to [`ROOT`].
@@ -126,11 +124,8 @@ impl Location {
         }
         let root = open_root()?;
         let mut hierarchies = if unified {
-            let mut hierarchy = Hierarchy {
-                directory: String::new(),
-                version: Version::V2,
-                existing: 0,
-            };
+            let mut hierarchy =
+                Hierarchy { directory: String::new(), version: Version::V2, existing: 0 };
             hierarchy.existing = existing(root.as_fd(), &hierarchy, &path)?.0;
             vec![hierarchy]
         } else {
@@ -143,21 +138,21 @@ impl Location {
                 hierarchy.existing = hierarchy.existing.min(foreign);
             }
         }
-        Ok(Self {
-            path,
-            hierarchies,
-            optional: configured.is_none(),
-        })
+        Ok(Self { path, hierarchies, optional: configured.is_none() })
     }
 
-    /// The container's cgroup in each hierarchy: the name of the hierarchy's directory in
-    /// /sys/fs/cgroup (empty on a v2 host) and the full path.
-    pub fn paths(&self) -> impl Iterator<Item = (&str, PathBuf)> {
-        self.hierarchies.iter().map(|hierarchy| {
-            (
-                hierarchy.directory.as_str(),
-                Path::new(ROOT).join(hierarchy.path(&self.path, self.path.len())),
-            )
+    /// Whether the host has cgroup v2 alone.
+    pub fn is_unified(&self) -> bool {
+        self.hierarchies.iter().any(|hierarchy| hierarchy.directory.is_empty())
+    }
+
+    /// The container's cgroup in each v1 hierarchy: the name of the hierarchy's directory in
+    /// /sys/fs/cgroup, and the full path.
+    pub fn v1_paths(&self) -> impl Iterator<Item = (&str, PathBuf)> {
+        let v1 = self.hierarchies.iter().filter(|hierarchy| hierarchy.version == Version::V1);
+        v1.map(|hierarchy| {
+            let path = hierarchy.path(&self.path, self.path.len());
+            (hierarchy.directory.as_str(), Path::new(ROOT).join(path))
         })
     }
 
@@ -187,13 +182,7 @@ pub struct Cgroup {
 
 impl Cgroup {
     fn handle(location: &Location, root: OwnedFd) -> Self {
-        Self {
-            location: location.clone(),
-            root,
-            leaf: None,
-            absent: None,
-            not_enabled: Vec::new(),
-        }
+        Self { location: location.clone(), root, leaf: None, absent: None, not_enabled: Vec::new() }
     }
 
     fn open_leaf(&mut self) -> nix::Result<()> {
@@ -213,12 +202,7 @@ impl Cgroup {
     /// then in the cgroup from its first instruction and needs no [`Cgroup::add`].
     pub fn clone_fd(&self) -> Option<BorrowedFd<'_>> {
         match self.hierarchies() {
-            [
-                Hierarchy {
-                    version: Version::V2,
-                    ..
-                },
-            ] => self.leaf.as_ref().map(AsFd::as_fd),
+            [Hierarchy { version: Version::V2, .. }] => self.leaf.as_ref().map(AsFd::as_fd),
             _ => None,
         }
     }
@@ -251,18 +235,11 @@ impl Cgroup {
     }
 
     fn hierarchies(&self) -> &[Hierarchy] {
-        if self.absent.is_some() {
-            &[]
-        } else {
-            &self.location.hierarchies
-        }
+        if self.absent.is_some() { &[] } else { &self.location.hierarchies }
     }
 
     fn node_at(&self, hierarchy: &Hierarchy, depth: usize) -> Node<'_> {
-        Node::below(
-            self.root.as_fd(),
-            &hierarchy.path(&self.location.path, depth),
-        )
+        Node::below(self.root.as_fd(), &hierarchy.path(&self.location.path, depth))
     }
 
     /// The cgroup in this hierarchy, by its path.
@@ -271,23 +248,18 @@ impl Cgroup {
     }
 
     fn unified_hierarchy(&self) -> Option<&Hierarchy> {
-        self.hierarchies()
-            .iter()
-            .find(|hierarchy| hierarchy.version == Version::V2)
+        self.hierarchies().iter().find(|hierarchy| hierarchy.version == Version::V2)
     }
 
     fn unified_path(&self) -> Option<Node<'_>> {
-        self.unified_hierarchy()
-            .map(|hierarchy| self.node(hierarchy))
+        self.unified_hierarchy().map(|hierarchy| self.node(hierarchy))
     }
 
     /// The cgroup in the v2 hierarchy, by its descriptor; none if it does not exist.
     fn unified(&self) -> Option<Node<'_>> {
         let hierarchy = self.unified_hierarchy()?;
         let path = hierarchy.path(&self.location.path, self.location.path.len());
-        self.leaf
-            .as_ref()
-            .map(|leaf| Node::open_on(leaf.as_fd(), &path))
+        self.leaf.as_ref().map(|leaf| Node::open_on(leaf.as_fd(), &path))
     }
 
     fn v1_nodes(&self) -> impl Iterator<Item = Node<'_>> {
@@ -336,12 +308,8 @@ fn components(path: &Path) -> Result<Vec<String>> {
 }
 
 fn open_root() -> Result<OwnedFd> {
-    open(
-        ROOT,
-        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )
-    .with_context(|| format!("cannot open {ROOT}"))
+    open(ROOT, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .with_context(|| format!("cannot open {ROOT}"))
 }
 
 /// The parent of the caller's own cgroup. The own one holds processes, so that it can't hold
@@ -349,15 +317,9 @@ fn open_root() -> Result<OwnedFd> {
 fn own_parent() -> Result<Vec<String>> {
     const FILE: &str = "/proc/self/cgroup";
     let text = std::fs::read_to_string(FILE).with_context(|| format!("cannot read {FILE}"))?;
-    let own = text
-        .lines()
-        .find_map(|line| line.strip_prefix("0::/"))
-        .unwrap_or_default();
-    let mut path: Vec<String> = own
-        .split('/')
-        .filter(|name| !name.is_empty())
-        .map(str::to_owned)
-        .collect();
+    let own = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let mut path: Vec<String> =
+        own.split('/').filter(|name| !name.is_empty()).map(str::to_owned).collect();
     path.pop();
     // A cgroup outside the caller's cgroup namespace is shown with `..`.
     if path.iter().any(|name| name == "..") {
@@ -369,9 +331,8 @@ fn own_parent() -> Result<Vec<String>> {
 /// The hierarchies of a legacy or hybrid host: the directories in /sys/fs/cgroup that are mounts.
 /// Symlinks are second names of hierarchies with several controllers.
 fn mounted_hierarchies(root: BorrowedFd, path: &[String]) -> Result<Vec<Hierarchy>> {
-    let own_device = nix::sys::stat::fstat(root)
-        .with_context(|| format!("cannot stat {ROOT}"))?
-        .st_dev;
+    let own_device =
+        nix::sys::stat::fstat(root).with_context(|| format!("cannot stat {ROOT}"))?.st_dev;
     let mut names: Vec<String> = Vec::new();
     for entry in std::fs::read_dir(ROOT).with_context(|| format!("cannot list {ROOT}"))? {
         let entry = entry.with_context(|| format!("cannot list {ROOT}"))?;
@@ -382,16 +343,8 @@ fn mounted_hierarchies(root: BorrowedFd, path: &[String]) -> Result<Vec<Hierarch
     names.sort_unstable();
     let mut hierarchies = Vec::with_capacity(names.len());
     for directory in names {
-        let version = if directory == "unified" {
-            Version::V2
-        } else {
-            Version::V1
-        };
-        let mut hierarchy = Hierarchy {
-            directory,
-            version,
-            existing: 0,
-        };
+        let version = if directory == "unified" { Version::V2 } else { Version::V1 };
+        let mut hierarchy = Hierarchy { directory, version, existing: 0 };
         let (existing, device) = existing(root, &hierarchy, path)?;
         // A mere directory that nothing is mounted on belongs to the file system of the root.
         if device != own_device {

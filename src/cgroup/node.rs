@@ -8,7 +8,8 @@ use nix::unistd::{read, write};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// Where the kernel's cgroup trees are mounted (cgroups(7), and every distribution).
-pub(super) const ROOT: &str = "/sys/fs/cgroup";
+/// Where the host mounts its cgroups (cgroups(7)).
+pub const ROOT: &str = "/sys/fs/cgroup";
 
 /// A cgroup, named relative to an open directory: either to its own, or to [`ROOT`].
 ///
@@ -37,11 +38,7 @@ impl<'a> Node<'a> {
     /// The cgroup that `directory` is open on; `path` as in [`Node::below`], for messages.
     pub(super) fn open_on(directory: BorrowedFd<'a>, path: &str) -> Self {
         let separator = if path.is_empty() { "" } else { "/" };
-        Self {
-            base: directory,
-            prefix: String::new(),
-            shown: format!("{ROOT}{separator}{path}"),
-        }
+        Self { base: directory, prefix: String::new(), shown: format!("{ROOT}{separator}{path}") }
     }
 
     /// The full path, for messages.
@@ -60,12 +57,7 @@ impl<'a> Node<'a> {
 
     pub(super) fn open(&self, file: &str, flags: OFlag) -> nix::Result<OwnedFd> {
         let path = format!("{}{file}", self.prefix);
-        openat(
-            self.base,
-            path.as_str(),
-            flags | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        )
+        openat(self.base, path.as_str(), flags | OFlag::O_CLOEXEC, Mode::empty())
     }
 
     /// Opens the directory itself.
@@ -88,9 +80,7 @@ impl<'a> Node<'a> {
                 Err(Errno::EINTR) => continue,
                 result => {
                     return result.map(|count| {
-                        String::from_utf8_lossy(&buffer[..count])
-                            .trim_end()
-                            .to_owned()
+                        String::from_utf8_lossy(&buffer[..count]).trim_end().to_owned()
                     });
                 }
             }
@@ -114,14 +104,12 @@ impl<'a> Node<'a> {
 
     /// As [`Node::read`], with an error that names the file.
     pub(super) fn text(&self, file: &str) -> Result<String> {
-        self.read(file)
-            .with_context(|| format!("cannot read {}/{file}", self.shown))
+        self.read(file).with_context(|| format!("cannot read {}/{file}", self.shown))
     }
 
     /// Applies a limit: writes the value of a property of config.json.
     pub(super) fn set(&self, property: &str, file: &str, value: &str) -> Result<()> {
-        self.write(file, value)
-            .map_err(|errno| self.refused(property, file, value, errno))
+        self.write(file, value).map_err(|errno| self.refused(property, file, value, errno))
     }
 
     /// Why the kernel did not take `value`, in words that lead on.
@@ -150,10 +138,8 @@ impl<'a> Node<'a> {
             }
             _ => "",
         };
-        anyhow::Error::new(errno).context(format!(
-            "{property}: cannot write {value:?} to {}/{file}{hint}",
-            self.shown
-        ))
+        anyhow::Error::new(errno)
+            .context(format!("{property}: cannot write {value:?} to {}/{file}{hint}", self.shown))
     }
 
     pub(super) fn exists(&self, file: &str) -> bool {
@@ -168,11 +154,7 @@ impl<'a> Node<'a> {
     }
 
     pub(super) fn mkdir(&self) -> nix::Result<()> {
-        nix::sys::stat::mkdirat(
-            self.base,
-            self.prefix.as_str(),
-            Mode::from_bits_truncate(0o755),
-        )
+        nix::sys::stat::mkdirat(self.base, self.prefix.as_str(), Mode::from_bits_truncate(0o755))
     }
 
     /// Only for nodes made by [`Node::below`] or [`Node::child`].

@@ -85,10 +85,7 @@ impl Cgroup {
                 Err(Errno::EOPNOTSUPP) => return self.kill_each(),
                 Err(errno) => {
                     return Err(errno).with_context(|| {
-                        format!(
-                            "cannot kill the container: writing {}/cgroup.kill",
-                            node.path()
-                        )
+                        format!("cannot kill the container: writing {}/cgroup.kill", node.path())
                     });
                 }
             }
@@ -130,9 +127,8 @@ impl Cgroup {
         let was_frozen = self.frozen()?;
         // A process that can't be stopped must not keep the others from their signal.
         let froze = !was_frozen && self.freeze().is_ok();
-        let result = self
-            .processes()
-            .and_then(|pids| pids.iter().try_for_each(|pid| send(*pid, signal)));
+        let result =
+            self.processes().and_then(|pids| pids.iter().try_for_each(|pid| send(*pid, signal)));
         if froze {
             self.thaw()?;
         }
@@ -206,16 +202,11 @@ fn v2_freeze(node: &Node) -> Result<()> {
 /// it came in time.
 pub(super) fn wait_for_event(node: &Node, line: &str, deadline: Instant) -> Result<bool> {
     let step = || format!("cannot wait for {line:?} in {}/cgroup.events", node.path());
-    let events = node
-        .open("cgroup.events", OFlag::O_RDONLY)
-        .with_context(step)?;
+    let events = node.open("cgroup.events", OFlag::O_RDONLY).with_context(step)?;
     loop {
         let mut buffer = [0u8; 256];
         let count = nix::sys::uio::pread(&events, &mut buffer, 0).with_context(step)?;
-        if String::from_utf8_lossy(&buffer[..count])
-            .lines()
-            .any(|have| have == line)
-        {
+        if String::from_utf8_lossy(&buffer[..count]).lines().any(|have| have == line) {
             return Ok(true);
         }
         let left = deadline.saturating_duration_since(Instant::now());
@@ -223,10 +214,7 @@ pub(super) fn wait_for_event(node: &Node, line: &str, deadline: Instant) -> Resu
             return Ok(false);
         }
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(
-            &mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)],
-            timeout,
-        ) {
+        match poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno).with_context(step),
         }

@@ -26,11 +26,7 @@ impl Cgroup {
             }
         }
         if !errors.is_empty() {
-            bail!(
-                "cannot remove the container's cgroup {}: {}",
-                self.shown(),
-                errors.join("; ")
-            );
+            bail!("cannot remove the container's cgroup {}: {}", self.shown(), errors.join("; "));
         }
         Ok(())
     }
@@ -47,10 +43,7 @@ impl Cgroup {
         remove_tree(&leaf, hierarchy.version, deadline)?;
         for depth in (hierarchy.existing + 1..depth).rev() {
             // Another container may be in it by now; it stays then, and all above it.
-            if !matches!(
-                self.node_at(hierarchy, depth).rmdir(),
-                Ok(()) | Err(Errno::ENOENT)
-            ) {
+            if !matches!(self.node_at(hierarchy, depth).rmdir(), Ok(()) | Err(Errno::ENOENT)) {
                 break;
             }
         }
@@ -83,10 +76,7 @@ fn remove_tree(node: &Node, version: Version, deadline: Instant) -> Result<()> {
         nodes.extend(children);
         next += 1;
     }
-    nodes
-        .iter()
-        .rev()
-        .try_for_each(|node| remove_one(node, deadline))
+    nodes.iter().rev().try_for_each(|node| remove_one(node, deadline))
 }
 
 /// Removes a cgroup without others in it. The kernel may find it busy for a moment after the last

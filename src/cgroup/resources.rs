@@ -18,31 +18,16 @@ const PROGRAM_NAME: &str = "ultari_devices";
 
 /// The first of several properties that is set, for the error about a missing controller.
 fn first<'a>(properties: &[(&'a str, bool)]) -> Option<&'a str> {
-    properties
-        .iter()
-        .find(|(_, set)| *set)
-        .map(|(name, _)| *name)
+    properties.iter().find(|(_, set)| *set).map(|(name, _)| *name)
 }
 
 fn asked_of_memory(memory: &LinuxMemory) -> Option<&'static str> {
     first(&[
-        (
-            "linux.resources.memory.limit",
-            set(memory.limit()).is_some(),
-        ),
+        ("linux.resources.memory.limit", set(memory.limit()).is_some()),
         ("linux.resources.memory.swap", set(memory.swap()).is_some()),
-        (
-            "linux.resources.memory.reservation",
-            set(memory.reservation()).is_some(),
-        ),
-        (
-            "linux.resources.memory.swappiness",
-            memory.swappiness().is_some(),
-        ),
-        (
-            "linux.resources.memory.disableOOMKiller",
-            memory.disable_oom_killer() == Some(true),
-        ),
+        ("linux.resources.memory.reservation", set(memory.reservation()).is_some()),
+        ("linux.resources.memory.swappiness", memory.swappiness().is_some()),
+        ("linux.resources.memory.disableOOMKiller", memory.disable_oom_killer() == Some(true)),
     ])
 }
 
@@ -53,14 +38,8 @@ fn asked_of_cpu(cpu: &LinuxCpu) -> Option<&'static str> {
         ("linux.resources.cpu.period", set(cpu.period()).is_some()),
         ("linux.resources.cpu.burst", cpu.burst().is_some()),
         ("linux.resources.cpu.idle", cpu.idle().is_some()),
-        (
-            "linux.resources.cpu.realtimeRuntime",
-            set(cpu.realtime_runtime()).is_some(),
-        ),
-        (
-            "linux.resources.cpu.realtimePeriod",
-            set(cpu.realtime_period()).is_some(),
-        ),
+        ("linux.resources.cpu.realtimeRuntime", set(cpu.realtime_runtime()).is_some()),
+        ("linux.resources.cpu.realtimePeriod", set(cpu.realtime_period()).is_some()),
     ])
 }
 
@@ -76,32 +55,15 @@ fn asked_of_block_io(io: &LinuxBlockIo) -> Option<&'static str> {
     let any = |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list| !list.is_empty());
     first(&[
         ("linux.resources.blockIO.weight", set(io.weight()).is_some()),
-        (
-            "linux.resources.blockIO.leafWeight",
-            set(io.leaf_weight()).is_some(),
-        ),
+        ("linux.resources.blockIO.leafWeight", set(io.leaf_weight()).is_some()),
         (
             "linux.resources.blockIO.weightDevice",
-            io.weight_device()
-                .as_ref()
-                .is_some_and(|list| !list.is_empty()),
+            io.weight_device().as_ref().is_some_and(|list| !list.is_empty()),
         ),
-        (
-            "linux.resources.blockIO.throttleReadBpsDevice",
-            any(io.throttle_read_bps_device()),
-        ),
-        (
-            "linux.resources.blockIO.throttleWriteBpsDevice",
-            any(io.throttle_write_bps_device()),
-        ),
-        (
-            "linux.resources.blockIO.throttleReadIOPSDevice",
-            any(io.throttle_read_iops_device()),
-        ),
-        (
-            "linux.resources.blockIO.throttleWriteIOPSDevice",
-            any(io.throttle_write_iops_device()),
-        ),
+        ("linux.resources.blockIO.throttleReadBpsDevice", any(io.throttle_read_bps_device())),
+        ("linux.resources.blockIO.throttleWriteBpsDevice", any(io.throttle_write_bps_device())),
+        ("linux.resources.blockIO.throttleReadIOPSDevice", any(io.throttle_read_iops_device())),
+        ("linux.resources.blockIO.throttleWriteIOPSDevice", any(io.throttle_write_iops_device())),
     ])
 }
 
@@ -116,14 +78,8 @@ pub(super) fn needed_controllers(
     let cpu = resources.cpu().as_ref().and_then(asked_of_cpu);
     let cpuset = resources.cpu().as_ref().and_then(asked_of_cpuset);
     let io = resources.block_io().as_ref().and_then(asked_of_block_io);
-    let hugetlb = resources
-        .hugepage_limits()
-        .as_ref()
-        .is_some_and(|limits| !limits.is_empty());
-    let rdma = resources
-        .rdma()
-        .as_ref()
-        .is_some_and(|devices| !devices.is_empty());
+    let hugetlb = resources.hugepage_limits().as_ref().is_some_and(|limits| !limits.is_empty());
+    let rdma = resources.rdma().as_ref().is_some_and(|devices| !devices.is_empty());
     let needed = [
         (("memory", "memory"), memory.is_some()),
         (("cpu", "cpu"), cpu.is_some()),
@@ -133,11 +89,7 @@ pub(super) fn needed_controllers(
         (("hugetlb", "hugetlb"), hugetlb),
         (("rdma", "rdma"), rdma),
     ];
-    needed
-        .into_iter()
-        .filter(|(_, needed)| *needed)
-        .map(|(names, _)| names)
-        .collect()
+    needed.into_iter().filter(|(_, needed)| *needed).map(|(names, _)| names).collect()
 }
 
 impl Cgroup {
@@ -150,11 +102,7 @@ impl Cgroup {
             None => String::new(),
         };
         self.apply_limits(Some(resources), &available, &mut warnings)?;
-        if let Some(rules) = resources
-            .devices()
-            .as_deref()
-            .filter(|rules| !rules.is_empty())
-        {
+        if let Some(rules) = resources.devices().as_deref().filter(|rules| !rules.is_empty()) {
             self.apply_devices(rules, false)?;
         }
         Ok(warnings)
@@ -182,20 +130,16 @@ impl Cgroup {
                 self.controller("pids", "pids", available, "linux.resources.pids.limit")?;
             v2::pids(&node, pids.limit())?;
         }
-        if let Some((io, property)) = resources
-            .block_io()
-            .as_ref()
-            .and_then(|io| Some((io, asked_of_block_io(io)?)))
+        if let Some((io, property)) =
+            resources.block_io().as_ref().and_then(|io| Some((io, asked_of_block_io(io)?)))
         {
             match self.controller("blkio", "io", available, property)? {
                 (Version::V1, node) => v1::block_io(&node, io)?,
                 (Version::V2, node) => v2::block_io(&node, io)?,
             }
         }
-        if let Some(limits) = resources
-            .hugepage_limits()
-            .as_ref()
-            .filter(|limits| !limits.is_empty())
+        if let Some(limits) =
+            resources.hugepage_limits().as_ref().filter(|limits| !limits.is_empty())
         {
             match self.controller(
                 "hugetlb",
@@ -207,28 +151,19 @@ impl Cgroup {
                 (Version::V2, node) => v2::hugetlb(&node, limits)?,
             }
         }
-        if let Some(devices) = resources
-            .rdma()
-            .as_ref()
-            .filter(|devices| !devices.is_empty())
-        {
+        if let Some(devices) = resources.rdma().as_ref().filter(|devices| !devices.is_empty()) {
             let (_, node) = self.controller("rdma", "rdma", available, "linux.resources.rdma")?;
             v2::rdma(&node, devices)?;
         }
         if let Some(network) = resources.network() {
             self.apply_network(network)?;
         }
-        if let Some(files) = resources
-            .unified()
-            .as_ref()
-            .filter(|files| !files.is_empty())
-        {
+        if let Some(files) = resources.unified().as_ref().filter(|files| !files.is_empty()) {
             match (self.clone_fd(), self.unified()) {
                 (Some(_), Some(node)) => v2::unified(&node, files, available)?,
-                _ if self.absent.is_some() => bail!(
-                    "linux.resources.unified: {}",
-                    self.absent.as_deref().unwrap_or_default()
-                ),
+                _ if self.absent.is_some() => {
+                    bail!("linux.resources.unified: {}", self.absent.as_deref().unwrap_or_default())
+                }
                 _ => bail!(
                     "linux.resources.unified: this host has cgroup v1, which has no such files: use the other properties of linux.resources, or a host with cgroup v2"
                 ),
@@ -245,10 +180,9 @@ impl Cgroup {
     ) -> Result<()> {
         // The kernel has given these up; runc ignores them too.
         #[allow(deprecated)]
-        for (property, asked) in [
-            ("kernel", set(memory.kernel())),
-            ("kernelTCP", set(memory.kernel_tcp())),
-        ] {
+        for (property, asked) in
+            [("kernel", set(memory.kernel())), ("kernelTCP", set(memory.kernel_tcp()))]
+        {
             if asked.is_some() {
                 warnings.push(format!("linux.resources.memory.{property} is ignored: the kernel counts such memory to memory.limit"));
             }
@@ -286,15 +220,10 @@ impl Cgroup {
         if let Some(class) = set(network.class_id()) {
             v1::net_cls(&node("net_cls", "linux.resources.network.classID")?, class)?;
         }
-        if let Some(priorities) = network
-            .priorities()
-            .as_ref()
-            .filter(|priorities| !priorities.is_empty())
+        if let Some(priorities) =
+            network.priorities().as_ref().filter(|priorities| !priorities.is_empty())
         {
-            v1::net_prio(
-                &node("net_prio", "linux.resources.network.priorities")?,
-                priorities,
-            )?;
+            v1::net_prio(&node("net_prio", "linux.resources.network.priorities")?, priorities)?;
         }
         Ok(())
     }
@@ -329,11 +258,7 @@ fn v1_devices(node: &Node, policy: &Policy, new: bool) -> Result<()> {
         allow.push("a".to_owned());
         deny = lists.exceptions;
     } else {
-        let now = if new {
-            String::new()
-        } else {
-            node.text("devices.list")?
-        };
+        let now = if new { String::new() } else { node.text("devices.list")? };
         let listed: Vec<&str> = now.lines().collect();
         if listed.is_empty() || listed.iter().any(|line| line.starts_with('a')) {
             deny.push("a".to_owned());
@@ -347,10 +272,7 @@ fn v1_devices(node: &Node, policy: &Policy, new: bool) -> Result<()> {
                     .map(|line| line.to_string()),
             );
             allow.extend(
-                lists
-                    .exceptions
-                    .into_iter()
-                    .filter(|line| !listed.contains(&line.as_str())),
+                lists.exceptions.into_iter().filter(|line| !listed.contains(&line.as_str())),
             );
         }
     }
@@ -364,10 +286,7 @@ fn v1_devices(node: &Node, policy: &Policy, new: bool) -> Result<()> {
             continue;
         }
         let fd = node.open(file, OFlag::O_WRONLY).with_context(|| {
-            format!(
-                "linux.resources.devices: cannot open {}/{file}",
-                node.path()
-            )
+            format!("linux.resources.devices: cannot open {}/{file}", node.path())
         })?;
         for line in lines {
             super::node::write_all(&fd, &line).map_err(|errno| {
@@ -397,10 +316,8 @@ fn v2_devices(node: &Node, cgroup: BorrowedFd, policy: &Policy, new: bool) -> Re
             }
             _ => "",
         };
-        anyhow::Error::new(errno).context(format!(
-            "linux.resources.devices: cannot {step} for {}{hint}",
-            node.path()
-        ))
+        anyhow::Error::new(errno)
+            .context(format!("linux.resources.devices: cannot {step} for {}{hint}", node.path()))
     };
     let old = if new {
         None

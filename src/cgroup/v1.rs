@@ -23,18 +23,11 @@ pub(super) fn memory(node: &Node, memory: &LinuxMemory, warnings: &mut Vec<Strin
         )?;
     }
     if memory.disable_oom_killer() == Some(true) {
-        node.set(
-            "linux.resources.memory.disableOOMKiller",
-            "memory.oom_control",
-            "1",
-        )?;
+        node.set("linux.resources.memory.disableOOMKiller", "memory.oom_control", "1")?;
     }
     if let Some(swappiness) = memory.swappiness() {
         const PROPERTY: &str = "linux.resources.memory.swappiness";
-        ensure!(
-            swappiness <= 100,
-            "{PROPERTY}: {swappiness} is out of range: 0 to 100"
-        );
+        ensure!(swappiness <= 100, "{PROPERTY}: {swappiness} is out of range: 0 to 100");
         node.set(PROPERTY, "memory.swappiness", &swappiness.to_string())?;
     }
     Ok(())
@@ -52,11 +45,7 @@ fn memory_and_swap(
     const LIMIT: &str = "linux.resources.memory.limit";
     const LIMIT_FILE: &str = "memory.limit_in_bytes";
     // Unlimited memory means unlimited memory and swap.
-    let swap = if limit == Some(-1) {
-        swap.or(Some(-1))
-    } else {
-        swap
-    };
+    let swap = if limit == Some(-1) { swap.or(Some(-1)) } else { swap };
     let Some(limit) = limit else {
         return swap.map_or(Ok(()), |swap| memory_swap(node, swap, warnings));
     };
@@ -76,12 +65,7 @@ fn memory_and_swap(
 }
 
 fn memory_refused(node: &Node, value: &str, errno: Errno) -> anyhow::Error {
-    let error = node.refused(
-        "linux.resources.memory.limit",
-        "memory.limit_in_bytes",
-        value,
-        errno,
-    );
+    let error = node.refused("linux.resources.memory.limit", "memory.limit_in_bytes", value, errno);
     match (errno, node.read("memory.usage_in_bytes")) {
         (Errno::EBUSY, Ok(usage)) => error.context(format!("linux.resources.memory.limit: {value} bytes are less than the {usage} in use")),
         (Errno::EINVAL, _) => error.context(format!("linux.resources.memory.limit: {value} is more than the present limit of memory and swap: raise linux.resources.memory.swap too")),
@@ -123,11 +107,7 @@ pub(super) fn cpu(node: &Node, cpu: &LinuxCpu) -> Result<()> {
         );
     }
     let shares = || match shares {
-        Some(shares) => node.set(
-            "linux.resources.cpu.shares",
-            "cpu.shares",
-            &shares.to_string(),
-        ),
+        Some(shares) => node.set("linux.resources.cpu.shares", "cpu.shares", &shares.to_string()),
         None => Ok(()),
     };
     // The kernel refuses shares for an idle group.
@@ -152,11 +132,7 @@ fn cpu_quota(node: &Node, cpu: &LinuxCpu) -> Result<()> {
     let quota = set(cpu.quota()).map(|quota| quota.max(-1).to_string());
     let mut later = Vec::new();
     for (property, file, value) in [
-        (
-            "linux.resources.cpu.period",
-            "cpu.cfs_period_us",
-            set(cpu.period()),
-        ),
+        ("linux.resources.cpu.period", "cpu.cfs_period_us", set(cpu.period())),
         ("linux.resources.cpu.burst", "cpu.cfs_burst_us", cpu.burst()),
     ] {
         let Some(value) = value.map(|value| value.to_string()) else {
@@ -171,9 +147,7 @@ fn cpu_quota(node: &Node, cpu: &LinuxCpu) -> Result<()> {
     if let Some(quota) = quota {
         node.set("linux.resources.cpu.quota", "cpu.cfs_quota_us", &quota)?;
     }
-    later
-        .iter()
-        .try_for_each(|(property, file, value)| node.set(property, file, value))
+    later.iter().try_for_each(|(property, file, value)| node.set(property, file, value))
 }
 
 /// Runtime ≤ period at every moment: raised together, the period must come first, lowered, last.
@@ -210,11 +184,7 @@ pub(super) fn block_io(node: &Node, io: &LinuxBlockIo) -> Result<()> {
         io_weight(node, "linux.resources.blockIO.weight", "", weight)?;
     }
     if let Some(weight) = set(io.leaf_weight()) {
-        node.set(
-            "linux.resources.blockIO.leafWeight",
-            "blkio.leaf_weight",
-            &weight.to_string(),
-        )?;
+        node.set("linux.resources.blockIO.leafWeight", "blkio.leaf_weight", &weight.to_string())?;
     }
     for (index, device) in io.weight_device().iter().flatten().enumerate() {
         let property = format!("linux.resources.blockIO.weightDevice[{index}]");
@@ -231,11 +201,7 @@ pub(super) fn block_io(node: &Node, io: &LinuxBlockIo) -> Result<()> {
         }
     }
     let lists: [(&str, &str, &Option<Vec<LinuxThrottleDevice>>); 4] = [
-        (
-            "throttleReadBpsDevice",
-            "blkio.throttle.read_bps_device",
-            io.throttle_read_bps_device(),
-        ),
+        ("throttleReadBpsDevice", "blkio.throttle.read_bps_device", io.throttle_read_bps_device()),
         (
             "throttleWriteBpsDevice",
             "blkio.throttle.write_bps_device",
@@ -255,11 +221,7 @@ pub(super) fn block_io(node: &Node, io: &LinuxBlockIo) -> Result<()> {
     for (name, file, list) in lists {
         for (index, device) in list.iter().flatten().enumerate() {
             let value = format!("{}:{} {}", device.major(), device.minor(), device.rate());
-            node.set(
-                &format!("linux.resources.blockIO.{name}[{index}]"),
-                file,
-                &value,
-            )?;
+            node.set(&format!("linux.resources.blockIO.{name}[{index}]"), file, &value)?;
         }
     }
     Ok(())
@@ -285,21 +247,13 @@ pub(super) fn hugetlb(node: &Node, limits: &[LinuxHugepageLimit]) -> Result<()> 
         let value = convert::or_minus_one(&property, limit.limit())?;
         node.set(&property, &format!("hugetlb.{size}.limit_in_bytes"), &value)?;
         // Reservations would escape the limit of faults until they are touched.
-        node.set(
-            &property,
-            &format!("hugetlb.{size}.rsvd.limit_in_bytes"),
-            &value,
-        )?;
+        node.set(&property, &format!("hugetlb.{size}.rsvd.limit_in_bytes"), &value)?;
     }
     Ok(())
 }
 
 pub(super) fn net_cls(node: &Node, class: u32) -> Result<()> {
-    node.set(
-        "linux.resources.network.classID",
-        "net_cls.classid",
-        &class.to_string(),
-    )
+    node.set("linux.resources.network.classID", "net_cls.classid", &class.to_string())
 }
 
 pub(super) fn net_prio(node: &Node, priorities: &[LinuxInterfacePriority]) -> Result<()> {

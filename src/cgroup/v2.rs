@@ -45,11 +45,7 @@ pub(super) fn memory(node: &Node, memory: &LinuxMemory, warnings: &mut Vec<Strin
     }
     if let Some(reservation) = set(memory.reservation()) {
         const PROPERTY: &str = "linux.resources.memory.reservation";
-        node.set(
-            PROPERTY,
-            "memory.low",
-            &convert::or_max(PROPERTY, reservation)?,
-        )?;
+        node.set(PROPERTY, "memory.low", &convert::or_max(PROPERTY, reservation)?)?;
     }
     Ok(())
 }
@@ -112,30 +108,18 @@ fn cpu_max(node: &Node, cpu: &LinuxCpu) -> Result<()> {
         },
         None => false,
     };
-    let max = quota.map(|quota| {
-        if quota < 0 {
-            "max".to_owned()
-        } else {
-            quota.to_string()
-        }
-    });
+    let max = quota.map(|quota| if quota < 0 { "max".to_owned() } else { quota.to_string() });
     match (max, period) {
-        (Some(max), Some(period)) => node.set(
-            "linux.resources.cpu.quota",
-            "cpu.max",
-            &format!("{max} {period}"),
-        )?,
+        (Some(max), Some(period)) => {
+            node.set("linux.resources.cpu.quota", "cpu.max", &format!("{max} {period}"))?
+        }
         // A single number leaves the period as it is.
         (Some(max), None) => node.set("linux.resources.cpu.quota", "cpu.max", &max)?,
         // There is no way to write the period alone.
         (None, Some(period)) => {
             let now = node.text("cpu.max")?;
             let max = now.split(' ').next().unwrap_or("max");
-            node.set(
-                "linux.resources.cpu.period",
-                "cpu.max",
-                &format!("{max} {period}"),
-            )?;
+            node.set("linux.resources.cpu.period", "cpu.max", &format!("{max} {period}"))?;
         }
         (None, None) => {}
     }
@@ -147,10 +131,9 @@ fn cpu_max(node: &Node, cpu: &LinuxCpu) -> Result<()> {
 
 /// Both versions name these files alike.
 pub(super) fn cpuset(node: &Node, cpu: &LinuxCpu) -> Result<()> {
-    for (property, file, value) in [
-        ("cpus", "cpuset.cpus", cpu.cpus()),
-        ("mems", "cpuset.mems", cpu.mems()),
-    ] {
+    for (property, file, value) in
+        [("cpus", "cpuset.cpus", cpu.cpus()), ("mems", "cpuset.mems", cpu.mems())]
+    {
         if let Some(value) = value.as_ref().filter(|value| !value.is_empty()) {
             node.set(&format!("linux.resources.cpu.{property}"), file, value)?;
         }
@@ -159,11 +142,7 @@ pub(super) fn cpuset(node: &Node, cpu: &LinuxCpu) -> Result<()> {
 }
 
 pub(super) fn pids(node: &Node, limit: i64) -> Result<()> {
-    node.set(
-        "linux.resources.pids.limit",
-        "pids.max",
-        &convert::pids_max(limit),
-    )
+    node.set("linux.resources.pids.limit", "pids.max", &convert::pids_max(limit))
 }
 
 pub(super) fn block_io(node: &Node, io: &LinuxBlockIo) -> Result<()> {
@@ -182,12 +161,7 @@ pub(super) fn block_io(node: &Node, io: &LinuxBlockIo) -> Result<()> {
             "{property}.leafWeight: cgroup v2 has no leaf weights: remove the property"
         );
         if let Some(weight) = set(device.weight()) {
-            io_weight(
-                node,
-                &property,
-                &format!("{}:{} ", device.major(), device.minor()),
-                weight,
-            )?;
+            io_weight(node, &property, &format!("{}:{} ", device.major(), device.minor()), weight)?;
         }
     }
     for (device, (property, line)) in io_max(io) {
@@ -200,17 +174,12 @@ pub(super) fn block_io(node: &Node, io: &LinuxBlockIo) -> Result<()> {
 fn io_weight(node: &Node, property: &str, device: &str, weight: u16) -> Result<()> {
     let weight = convert::checked_weight(property, weight)?;
     match node.write("io.bfq.weight", &format!("{device}{weight}")) {
-        Err(Errno::ENOENT) => node.set(
-            property,
-            "io.weight",
-            &format!("{device}{}", convert::io_weight(weight)),
-        ),
-        Err(errno) => Err(node.refused(
-            property,
-            "io.bfq.weight",
-            &format!("{device}{weight}"),
-            errno,
-        )),
+        Err(Errno::ENOENT) => {
+            node.set(property, "io.weight", &format!("{device}{}", convert::io_weight(weight)))
+        }
+        Err(errno) => {
+            Err(node.refused(property, "io.bfq.weight", &format!("{device}{weight}"), errno))
+        }
         Ok(()) => Ok(()),
     }
 }
@@ -218,38 +187,18 @@ fn io_weight(node: &Node, property: &str, device: &str, weight: u16) -> Result<(
 /// The lines of `io.max`, one a device, each with the property that asks for it first.
 fn io_max(io: &LinuxBlockIo) -> BTreeMap<String, (String, String)> {
     let lists: [(&str, &str, &Option<Vec<LinuxThrottleDevice>>); 4] = [
-        (
-            "throttleReadBpsDevice",
-            "rbps",
-            io.throttle_read_bps_device(),
-        ),
-        (
-            "throttleWriteBpsDevice",
-            "wbps",
-            io.throttle_write_bps_device(),
-        ),
-        (
-            "throttleReadIOPSDevice",
-            "riops",
-            io.throttle_read_iops_device(),
-        ),
-        (
-            "throttleWriteIOPSDevice",
-            "wiops",
-            io.throttle_write_iops_device(),
-        ),
+        ("throttleReadBpsDevice", "rbps", io.throttle_read_bps_device()),
+        ("throttleWriteBpsDevice", "wbps", io.throttle_write_bps_device()),
+        ("throttleReadIOPSDevice", "riops", io.throttle_read_iops_device()),
+        ("throttleWriteIOPSDevice", "wiops", io.throttle_write_iops_device()),
     ];
     let mut lines = BTreeMap::new();
     for (name, key, list) in lists {
         for (index, device) in list.iter().flatten().enumerate() {
-            let (_, line): &mut (String, String) = lines
-                .entry(format!("{}:{}", device.major(), device.minor()))
-                .or_insert_with(|| {
-                    (
-                        format!("linux.resources.blockIO.{name}[{index}]"),
-                        String::new(),
-                    )
-                });
+            let (_, line): &mut (String, String) =
+                lines.entry(format!("{}:{}", device.major(), device.minor())).or_insert_with(
+                    || (format!("linux.resources.blockIO.{name}[{index}]"), String::new()),
+                );
             // On v1 a rate of 0 takes the limit away.
             let rate = match device.rate() {
                 0 => "max".to_owned(),
@@ -343,10 +292,7 @@ mod tests {
         );
         assert_eq!(
             lines["8:16"],
-            (
-                "linux.resources.blockIO.throttleReadBpsDevice[1]".into(),
-                "rbps=1".into()
-            )
+            ("linux.resources.blockIO.throttleReadBpsDevice[1]".into(), "rbps=1".into())
         );
     }
 }

@@ -150,9 +150,9 @@ fn remount(root: &Root, mount: &Mount) -> Result<()> {
 
 fn cgroups(root: &Root, mount: &Mount, around: &Surroundings) -> Result<()> {
     let target = root.unlinked_folder(&mount.destination)?;
-    let Some(hierarchies) = around.cgroup.v1_hierarchies() else {
+    if around.cgroup.is_unified() {
         return unified_cgroups(mount, &target, around);
-    };
+    }
     // A tmpfs with one folder for each hierarchy, each showing the container's own cgroup.
     let fs = FsContext::open(c"tmpfs").context("make a tmpfs for the cgroup hierarchies")?;
     fs.set(c"source", Some(c"cgroup")).context("tmpfs: source")?;
@@ -161,17 +161,17 @@ fn cgroups(root: &Root, mount: &Mount, around: &Surroundings) -> Result<()> {
     let readonly = mount.attr.set & ATTR_RDONLY;
     let top = fs.mount(mount.attr.set & !readonly).context("mount it")?;
     attach(&top, &target).context("attach the mount")?;
-    for hierarchy in hierarchies {
-        let name = hierarchy.name.as_str();
+    for (name, path) in around.cgroup.v1_paths() {
         let show = || -> Result<()> {
-            let tree = clone_tree(AT_FDCWD, hierarchy.path.as_path(), false)
-                .with_context(|| hierarchy.path.display().to_string())?;
+            let tree = clone_tree(AT_FDCWD, path.as_path(), false)
+                .with_context(|| path.display().to_string())?;
             set_attributes(&tree, mount)?;
             mkdirat(&top, name, Mode::from_bits_truncate(0o755))?;
             let folder = nix::fcntl::openat(&top, name, OFlag::O_PATH, Mode::empty())?;
             attach(&tree, &folder)?;
-            for alias in &hierarchy.aliases {
-                symlinkat(name, &top, alias.as_str())?;
+            // Programs look for each controller of a shared hierarchy by its own name.
+            for controller in name.split(',').filter(|controller| *controller != name) {
+                symlinkat(name, &top, controller)?;
             }
             Ok(())
         };
@@ -196,7 +196,7 @@ fn unified_cgroups(mount: &Mount, target: &OwnedFd, around: &Surroundings) -> Re
         Ok(tree) => tree,
         // Without a namespace of its own, or in a user namespace that may not mount: the host's.
         Err(Errno::EPERM | Errno::EBUSY) => {
-            let tree = clone_tree(AT_FDCWD, cgroup::MOUNT_POINT, true)
+            let tree = clone_tree(AT_FDCWD, cgroup::ROOT, true)
                 .context("bind the host's cgroup filesystem")?;
             set_attributes(&tree, mount)?;
             tree

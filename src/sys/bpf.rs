@@ -42,17 +42,8 @@ pub struct Insn {
 impl Insn {
     /// Puts an instruction together; `dst` and `src` are register numbers.
     pub const fn new(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> Self {
-        let regs = if cfg!(target_endian = "little") {
-            src << 4 | dst
-        } else {
-            dst << 4 | src
-        };
-        Self {
-            code,
-            regs,
-            off,
-            imm,
-        }
+        let regs = if cfg!(target_endian = "little") { src << 4 | dst } else { dst << 4 | src };
+        Self { code, regs, off, imm }
     }
 }
 
@@ -210,10 +201,7 @@ pub fn attached_device_programs(cgroup: BorrowedFd) -> nix::Result<Vec<u32>> {
 
 /// A descriptor of the program with this id. Needs CAP_SYS_ADMIN.
 pub fn program_by_id(id: u32) -> nix::Result<OwnedFd> {
-    let mut attr = IdAttr {
-        id,
-        ..IdAttr::default()
-    };
+    let mut attr = IdAttr { id, ..IdAttr::default() };
     // SAFETY: IdAttr is PROG_GET_FD_BY_ID's layout and holds no addresses.
     let fd = unsafe { bpf(PROG_GET_FD_BY_ID, &mut attr)? };
     // SAFETY: the kernel has just made this descriptor (close-on-exec) for us alone.
@@ -231,10 +219,6 @@ pub fn program_name(program: BorrowedFd) -> nix::Result<String> {
     // SAFETY: InfoAttr is OBJ_GET_INFO_BY_FD's layout; `info` is a prefix of bpf_prog_info, zeroed
     // (so that no other output address is asked for), and the kernel writes at most `info_len`.
     unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut attr)? };
-    let end = info
-        .name
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(NAME_SIZE);
+    let end = info.name.iter().position(|byte| *byte == 0).unwrap_or(NAME_SIZE);
     Ok(String::from_utf8_lossy(&info.name[..end]).into_owned())
 }

@@ -17,12 +17,7 @@ pub fn load(program: &[libc::sock_filter], flags: u32) -> nix::Result<Option<Own
     // SAFETY: the kernel only reads `len` instructions from `filter`, which the borrowed slice
     // holds, and copies them before it returns.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            flags,
-            &raw const program,
-        )
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
     };
     let fd = Errno::result(result)?;
     if u64::from(flags) & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER == 0 {

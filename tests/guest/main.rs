@@ -59,10 +59,9 @@ fn act(line: &str) -> String {
             let id = number(id) as u32;
             result(std::os::unix::fs::chown(path, Some(id), Some(id)).map(|()| "ok".into()))
         }
-        ["socket", domain, kind, protocol] => syscall(
-            libc::SYS_socket,
-            &[number(domain), number(kind), number(protocol)],
-        ),
+        ["socket", domain, kind, protocol] => {
+            syscall(libc::SYS_socket, &[number(domain), number(kind), number(protocol)])
+        }
         ["syscall", nr, arguments @ ..] => {
             let arguments: Vec<u64> = arguments.iter().map(|word| number(word)).collect();
             syscall(number(nr) as libc::c_long, &arguments)
@@ -126,17 +125,8 @@ fn describe(path: &str) -> String {
 }
 
 fn make_node(path: &str, kind: &str, major: u64, minor: u64) -> String {
-    let kind = if kind == "b" {
-        SFlag::S_IFBLK
-    } else {
-        SFlag::S_IFCHR
-    };
-    match mknod(
-        path,
-        kind,
-        Mode::from_bits_truncate(0o666),
-        makedev(major, minor),
-    ) {
+    let kind = if kind == "b" { SFlag::S_IFBLK } else { SFlag::S_IFCHR };
+    match mknod(path, kind, Mode::from_bits_truncate(0o666), makedev(major, minor)) {
         Ok(()) => "ok".into(),
         Err(errno) => format!("{errno:?}"),
     }
@@ -156,10 +146,7 @@ fn fork(count: u64) -> String {
     let mut children = Vec::new();
     let mut outcome = None;
     for _ in 0..count {
-        let child = Command::new("/proc/self/exe")
-            .arg("pause")
-            .stdin(Stdio::null())
-            .spawn();
+        let child = Command::new("/proc/self/exe").arg("pause").stdin(Stdio::null()).spawn();
         match child {
             Ok(child) => children.push(child),
             Err(error) => {
@@ -258,21 +245,15 @@ fn report() -> Value {
 
 fn environment() -> Vec<String> {
     let raw = fs::read("/proc/self/environ").unwrap_or_default();
-    let entries = raw
-        .split(|&byte| byte == 0)
-        .filter(|entry| !entry.is_empty());
-    entries
-        .map(|entry| String::from_utf8_lossy(entry).into_owned())
-        .collect()
+    let entries = raw.split(|&byte| byte == 0).filter(|entry| !entry.is_empty());
+    entries.map(|entry| String::from_utf8_lossy(entry).into_owned()).collect()
 }
 
 /// The fields of /proc/self/status.
 fn status() -> Map<String, Value> {
     let text = read("/proc/self/status");
     let fields = text.lines().filter_map(|line| line.split_once(':'));
-    fields
-        .map(|(name, value)| (name.to_owned(), json!(value.trim().replace('\t', " "))))
-        .collect()
+    fields.map(|(name, value)| (name.to_owned(), json!(value.trim().replace('\t', " ")))).collect()
 }
 
 fn rlimits() -> Map<String, Value> {
@@ -341,22 +322,14 @@ fn mounts() -> Vec<Value> {
 fn numbers(text: &str) -> Vec<Vec<u64>> {
     let lines = text.lines();
     lines
-        .map(|line| {
-            line.split_whitespace()
-                .filter_map(|word| word.parse().ok())
-                .collect()
-        })
+        .map(|line| line.split_whitespace().filter_map(|word| word.parse().ok()).collect())
         .collect()
 }
 
 /// For each of the standard descriptors the terminal behind it, or null.
 fn terminals() -> Vec<Value> {
     let name = |fd: std::os::fd::BorrowedFd<'_>| match nix::unistd::ttyname(fd) {
-        Ok(path) => json!(
-            CString::new(path.as_os_str().as_bytes())
-                .unwrap()
-                .to_string_lossy()
-        ),
+        Ok(path) => json!(CString::new(path.as_os_str().as_bytes()).unwrap().to_string_lossy()),
         Err(_) => Value::Null,
     };
     vec![

@@ -18,36 +18,19 @@ fn refused(sandbox: &Sandbox, texts: &[&str]) {
 #[track_caller]
 fn refused_by(sandbox: &Sandbox, subcommand: &str, texts: &[&str]) {
     let log = sandbox.dir.join(format!("log-{subcommand}.json"));
-    let call = sandbox
-        .call(["--log"])
-        .arg(&log)
-        .args(["--log-format", "json", subcommand]);
-    let output = call
-        .arg("--bundle")
-        .arg(sandbox.bundle())
-        .arg(&sandbox.id)
-        .output();
+    let call = sandbox.call(["--log"]).arg(&log).args(["--log-format", "json", subcommand]);
+    let output = call.arg("--bundle").arg(sandbox.bundle()).arg(&sandbox.id).output();
     let output = output.fails(1, texts);
     assert_eq!(output.stdout, "");
     // containerd shows the last line of level error.
     let text = fs::read_to_string(&log).unwrap();
-    let lines = text
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let last = lines
-        .filter(|line| line["level"] == "error")
-        .last()
-        .expect("a line of level error");
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let last = lines.filter(|line| line["level"] == "error").last().expect("a line of level error");
     for text in texts {
-        assert!(
-            last.text("/msg").contains(text),
-            "no {text:?} in the log: {last}"
-        );
+        assert!(last.text("/msg").contains(text), "no {text:?} in the log: {last}");
     }
     assert!(last.text("/time").contains('T'));
-    sandbox
-        .ultari(["state", &sandbox.id])
-        .fails(1, &["does not exist"]);
+    sandbox.ultari(["state", &sandbox.id]).fails(1, &["does not exist"]);
     sandbox.expect_nothing_left();
 }
 
@@ -70,10 +53,7 @@ fn missing_config() {
 fn missing_bundle() {
     let sandbox = Sandbox::new("nobundle");
     let nowhere = sandbox.dir.join("nowhere");
-    let call = sandbox
-        .call(["create", "--bundle"])
-        .arg(&nowhere)
-        .arg(&sandbox.id);
+    let call = sandbox.call(["create", "--bundle"]).arg(&nowhere).arg(&sandbox.id);
     call.output().fails(1, &["nowhere"]);
     sandbox.expect_nothing_left();
 }
@@ -110,27 +90,19 @@ fn wrong_types_name_the_property() {
         ("/linux/maskedPaths", json!("/proc"), "maskedPaths"),
     ];
     for (pointer, value, name) in wrong {
-        refuses("type", &[name], |config| {
-            *config.pointer_mut(pointer).unwrap() = value.clone()
-        });
+        refuses("type", &[name], |config| *config.pointer_mut(pointer).unwrap() = value.clone());
     }
 }
 
 #[test]
 fn relative_cwd() {
-    refuses("cwd", &["cwd"], |config| {
-        config["process"]["cwd"] = json!("tmp")
-    });
-    refuses("nocwd", &["cwd"], |config| {
-        config["process"]["cwd"] = json!("")
-    });
+    refuses("cwd", &["cwd"], |config| config["process"]["cwd"] = json!("tmp"));
+    refuses("nocwd", &["cwd"], |config| config["process"]["cwd"] = json!(""));
 }
 
 #[test]
 fn empty_args() {
-    refuses("noargs", &["args"], |config| {
-        config["process"]["args"] = json!([])
-    });
+    refuses("noargs", &["args"], |config| config["process"]["args"] = json!([]));
     refuses("args", &["args"], |config| {
         config["process"].as_object_mut().unwrap().remove("args");
     });
@@ -151,18 +123,13 @@ fn process_may_be_missing_at_create_but_not_at_start() {
 
 #[test]
 fn unknown_namespace() {
-    refuses("ns", &["namespace", "galaxy"], |config| {
-        set_namespace(config, "galaxy", None)
-    });
+    refuses("ns", &["namespace", "galaxy"], |config| set_namespace(config, "galaxy", None));
 }
 
 #[test]
 fn duplicate_namespace() {
     refuses("twins", &["namespace", "pid"], |config| {
-        config["linux"]["namespaces"]
-            .as_array_mut()
-            .unwrap()
-            .push(json!({"type": "pid"}));
+        config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "pid"}));
     });
 }
 
@@ -183,9 +150,7 @@ fn namespace_path_that_is_missing() {
 #[test]
 fn unsupported_oci_version() {
     for version in ["2.0.0", "99.0.0", "abc", "", "1", "1.0.2.3"] {
-        refuses("version", &["ociVersion"], |config| {
-            config["ociVersion"] = json!(version)
-        });
+        refuses("version", &["ociVersion"], |config| config["ociVersion"] = json!(version));
     }
     refuses("noversion", &["ociVersion"], |config| {
         config.as_object_mut().unwrap().remove("ociVersion");
@@ -211,15 +176,11 @@ fn unknown_properties_are_ignored() {
 
 #[test]
 fn missing_rootfs() {
-    refuses("noroot", &["nowhere"], |config| {
-        config["root"]["path"] = json!("nowhere")
-    });
+    refuses("noroot", &["nowhere"], |config| config["root"]["path"] = json!("nowhere"));
     refuses("absroot", &["/nowhere/at/all"], |config| {
         config["root"]["path"] = json!("/nowhere/at/all");
     });
-    refuses("fileroot", &["config.json"], |config| {
-        config["root"]["path"] = json!("config.json")
-    });
+    refuses("fileroot", &["config.json"], |config| config["root"]["path"] = json!("config.json"));
     refuses("root", &["root"], |config| {
         config.as_object_mut().unwrap().remove("root");
     });
@@ -247,10 +208,7 @@ fn mount_on_a_symlink_that_points_out_of_the_rootfs() {
     sandbox.mount(bind(sandbox.dir.join("file"), "/up/escaped", &["bind"]));
     let output = sandbox.run();
     assert!(output.code == 0 || output.code == 1, "{output:?}");
-    assert!(
-        !outside.join("file").exists(),
-        "created outside of the rootfs"
-    );
+    assert!(!outside.join("file").exists(), "created outside of the rootfs");
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
     assert!(!sandbox.dir.join("escaped").exists() && !sandbox.bundle().join("escaped").exists());
     sandbox.expect_nothing_left();
@@ -272,10 +230,7 @@ fn mount_option_that_the_filesystem_refuses() {
     let mount = |options: &[&str]| json!({"destination": "/mnt", "type": "tmpfs", "source": "t", "options": options});
     for option in ["nonsense", "size=lots", "mode=9"] {
         refuses("option", &["/mnt"], |config| {
-            config["mounts"]
-                .as_array_mut()
-                .unwrap()
-                .push(mount(&[option]));
+            config["mounts"].as_array_mut().unwrap().push(mount(&[option]));
         });
     }
 }
@@ -293,14 +248,9 @@ fn bad_container_ids() {
     let sandbox = Sandbox::new("ids");
     let too_long = "x".repeat(1025);
     sandbox.write_config();
-    for id in [
-        "../x", "", "a/b", ".", "..", "/", "a b", "a\nb", "\u{e9}", &too_long,
-    ] {
+    for id in ["../x", "", "a/b", ".", "..", "/", "a b", "a\nb", "\u{e9}", &too_long] {
         for subcommand in ["create", "run"] {
-            let call = sandbox
-                .call([subcommand, "--bundle"])
-                .arg(sandbox.bundle())
-                .arg(id);
+            let call = sandbox.call([subcommand, "--bundle"]).arg(sandbox.bundle()).arg(id);
             call.output().fails(1, &[]);
         }
         // Nor may other commands follow such an id out of the state folder.
@@ -330,11 +280,7 @@ fn id_in_use() {
         let output = sandbox.bundle_call(subcommand).arg(&sandbox.id).output();
         output.fails(1, &["already exists"]);
     }
-    assert_eq!(
-        sandbox.status(),
-        "running",
-        "the first one is none the worse for it"
-    );
+    assert_eq!(sandbox.status(), "running", "the first one is none the worse for it");
     assert_eq!(sandbox.pid(), pid);
     assert!(!sandbox.cgroups().is_empty());
 }
@@ -343,9 +289,7 @@ fn id_in_use() {
 fn unknown_capabilities_are_a_warning() {
     let mut sandbox = Sandbox::with_script("caps", "echo fine");
     for set in ["bounding", "effective", "permitted"] {
-        let names = sandbox.config["process"]["capabilities"][set]
-            .as_array_mut()
-            .unwrap();
+        let names = sandbox.config["process"]["capabilities"][set].as_array_mut().unwrap();
         names.push(json!("CAP_TIME_TRAVEL"));
     }
     sandbox.run().ok().prints("fine").says(&["CAP_TIME_TRAVEL"]);
@@ -364,11 +308,7 @@ fn unknown_syscalls_are_no_error() {
 #[test]
 fn bad_seccomp_profiles() {
     let profile = |profile: Value| move |config: &mut Value| config["linux"]["seccomp"] = profile;
-    refuses(
-        "action",
-        &["seccomp"],
-        profile(json!({"defaultAction": "SCMP_ACT_SHRUG"})),
-    );
+    refuses("action", &["seccomp"], profile(json!({"defaultAction": "SCMP_ACT_SHRUG"})));
     let operator = json!({"index": 0, "value": 1, "op": "SCMP_CMP_ISH"});
     let rule = json!({"names": ["dup"], "action": "SCMP_ACT_ALLOW", "args": [operator]});
     refuses(
@@ -383,21 +323,10 @@ fn rlimits_that_cannot_be() {
     let rlimits = |limits: Value| move |config: &mut Value| config["process"]["rlimits"] = limits;
     let limit =
         |kind: &str, soft: u64, hard: u64| json!({"type": kind, "soft": soft, "hard": hard});
-    refuses(
-        "rlimit",
-        &["RLIMIT_NONSENSE"],
-        rlimits(json!([limit("RLIMIT_NONSENSE", 1, 1)])),
-    );
-    let twice = json!([
-        limit("RLIMIT_NOFILE", 10, 10),
-        limit("RLIMIT_NOFILE", 20, 20)
-    ]);
+    refuses("rlimit", &["RLIMIT_NONSENSE"], rlimits(json!([limit("RLIMIT_NONSENSE", 1, 1)])));
+    let twice = json!([limit("RLIMIT_NOFILE", 10, 10), limit("RLIMIT_NOFILE", 20, 20)]);
     refuses("twice", &["RLIMIT_NOFILE"], rlimits(twice));
-    refuses(
-        "order",
-        &["RLIMIT_NOFILE"],
-        rlimits(json!([limit("RLIMIT_NOFILE", 20, 10)])),
-    );
+    refuses("order", &["RLIMIT_NOFILE"], rlimits(json!([limit("RLIMIT_NOFILE", 20, 10)])));
 }
 
 #[test]
@@ -417,9 +346,7 @@ fn sysctl_of_a_shared_namespace_is_refused() {
 
 #[test]
 fn hostname_needs_a_namespace() {
-    refuses("hostname", &["hostname"], |config| {
-        remove_namespace(config, "uts")
-    });
+    refuses("hostname", &["hostname"], |config| remove_namespace(config, "uts"));
 }
 
 #[test]
@@ -427,28 +354,14 @@ fn hooks_that_cannot_run() {
     let hooks =
         |hook: Value| move |config: &mut Value| config["hooks"] = json!({"createRuntime": [hook]});
     refuses("relhook", &["hook"], hooks(json!({"path": "bin/true"})));
-    refuses(
-        "nohook",
-        &["/nowhere/hook"],
-        hooks(json!({"path": "/nowhere/hook"})),
-    );
-    refuses(
-        "zerohook",
-        &["timeout"],
-        hooks(json!({"path": "/bin/true", "timeout": 0})),
-    );
-    refuses(
-        "neghook",
-        &["timeout"],
-        hooks(json!({"path": "/bin/true", "timeout": -1})),
-    );
+    refuses("nohook", &["/nowhere/hook"], hooks(json!({"path": "/nowhere/hook"})));
+    refuses("zerohook", &["timeout"], hooks(json!({"path": "/bin/true", "timeout": 0})));
+    refuses("neghook", &["timeout"], hooks(json!({"path": "/bin/true", "timeout": -1})));
 }
 
 #[test]
 fn annotation_keys_may_not_be_empty() {
-    refuses("annotation", &["annotations"], |config| {
-        config["annotations"] = json!({"": "x"})
-    });
+    refuses("annotation", &["annotations"], |config| config["annotations"] = json!({"": "x"}));
 }
 
 #[test]
@@ -463,9 +376,7 @@ fn cgroups_path_may_not_leave_its_place() {
 #[test]
 fn paths_that_must_be_absolute() {
     for list in ["maskedPaths", "readonlyPaths"] {
-        refuses("relative", &[list], |config| {
-            config["linux"][list] = json!(["proc/kcore"])
-        });
+        refuses("relative", &[list], |config| config["linux"][list] = json!(["proc/kcore"]));
     }
 }
 
@@ -487,12 +398,8 @@ fn environment_entries_without_a_name_do_not_crash() {
 
 #[test]
 fn bytes_that_no_c_string_can_hold() {
-    refuses("nul", &["args"], |config| {
-        config["process"]["args"] = json!(["/bin/echo", "a\0b"])
-    });
-    refuses("nulenv", &["env"], |config| {
-        config["process"]["env"] = json!(["A=b\0c"])
-    });
+    refuses("nul", &["args"], |config| config["process"]["args"] = json!(["/bin/echo", "a\0b"]));
+    refuses("nulenv", &["env"], |config| config["process"]["env"] = json!(["A=b\0c"]));
     refuses("nulmount", &["destination"], |config| {
         let mount = json!({"destination": "/mnt\0x", "type": "tmpfs", "source": "t"});
         config["mounts"].as_array_mut().unwrap().push(mount);
@@ -502,12 +409,9 @@ fn bytes_that_no_c_string_can_hold() {
 #[test]
 fn wrong_command_lines() {
     let sandbox = Sandbox::new("usage");
-    for arguments in [
-        &["create"][..],
-        &["state"],
-        &["create", "a", "b"],
-        &["state", "--nonsense", "x"],
-    ] {
+    for arguments in
+        [&["create"][..], &["state"], &["create", "a", "b"], &["state", "--nonsense", "x"]]
+    {
         sandbox.ultari(arguments).exits_with(1);
     }
     for arguments in [&["--nonsense"][..], &["--log-format", "xml", "list"]] {
@@ -515,10 +419,7 @@ fn wrong_command_lines() {
         assert!(output.code != 0 && !output.stderr.is_empty(), "{output:?}");
     }
     let output = sandbox.ultari(["nonsense"]);
-    assert!(
-        output.code != 0 && output.stderr.contains("nonsense"),
-        "{output:?}"
-    );
+    assert!(output.code != 0 && output.stderr.contains("nonsense"), "{output:?}");
 }
 
 #[test]
@@ -528,22 +429,14 @@ fn bad_process_json_for_exec() {
     for (text, named) in [
         ("{", "process.json"),
         (r#"{"cwd": "/", "args": []}"#, "args"),
-        (
-            r#"{"cwd": "tmp", "args": ["true"], "user": {"uid": 0, "gid": 0}}"#,
-            "cwd",
-        ),
+        (r#"{"cwd": "tmp", "args": ["true"], "user": {"uid": 0, "gid": 0}}"#, "cwd"),
         (r#"{"cwd": "/", "args": "true"}"#, "args"),
     ] {
         let file = sandbox.file("process.json", text);
-        let call = sandbox
-            .call(["exec", "--process"])
-            .arg(&file)
-            .arg(&sandbox.id);
+        let call = sandbox.call(["exec", "--process"]).arg(&file).arg(&sandbox.id);
         call.output().fails(255, &[named]);
     }
-    let call = sandbox
-        .call(["exec", "--process", "/nowhere/process.json"])
-        .arg(&sandbox.id);
+    let call = sandbox.call(["exec", "--process", "/nowhere/process.json"]).arg(&sandbox.id);
     call.output().fails(255, &["/nowhere/process.json"]);
     assert_eq!(sandbox.status(), "running");
 }

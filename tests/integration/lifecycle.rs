@@ -13,29 +13,17 @@ fn create_start_state_kill_delete() {
     let sandbox = Sandbox::with_script("life", "echo started; exec sleep 100");
     let created = sandbox.create().ok();
     assert_eq!(sandbox.status(), "created");
-    assert_eq!(
-        created.stdout_by_now(),
-        "",
-        "the program must not run before start"
-    );
+    assert_eq!(created.stdout_by_now(), "", "the program must not run before start");
     let pid = sandbox.pid();
     sandbox.start().ok();
     assert_eq!(sandbox.status(), "running");
-    assert_eq!(
-        sandbox.pid(),
-        pid,
-        "the same process is init from create on"
-    );
-    wait_until("the program has started", || {
-        created.stdout_by_now() == "started\n"
-    });
+    assert_eq!(sandbox.pid(), pid, "the same process is init from create on");
+    wait_until("the program has started", || created.stdout_by_now() == "started\n");
     sandbox.kill("KILL").ok();
     assert_eq!(host().exit_code_of_orphan(pid), 137);
     sandbox.wait_for("stopped");
     sandbox.delete().ok();
-    sandbox
-        .ultari(["state", &sandbox.id])
-        .fails(1, &["does not exist"]);
+    sandbox.ultari(["state", &sandbox.id]).fails(1, &["does not exist"]);
     sandbox.expect_nothing_left();
 }
 
@@ -56,24 +44,14 @@ fn state_has_the_properties_of_the_spec() {
     sandbox.kill("9").ok();
     sandbox.wait_for("stopped");
     // The spec wants no pid, or 0, of what has no process.
-    assert_eq!(
-        sandbox
-            .state()
-            .get("pid")
-            .and_then(Value::as_i64)
-            .unwrap_or(0),
-        0
-    );
+    assert_eq!(sandbox.state().get("pid").and_then(Value::as_i64).unwrap_or(0), 0);
 }
 
 #[test]
 fn bundle_is_the_current_folder_by_default() {
     let sandbox = Sandbox::with_script("cwd", "echo here");
     sandbox.write_config();
-    let output = sandbox
-        .call(["run", &sandbox.id])
-        .cwd(sandbox.bundle())
-        .output();
+    let output = sandbox.call(["run", &sandbox.id]).cwd(sandbox.bundle()).output();
     output.ok().prints("here");
 }
 
@@ -81,9 +59,7 @@ fn bundle_is_the_current_folder_by_default() {
 fn bundle_path_may_be_relative_and_state_has_it_absolute() {
     let sandbox = Sandbox::with_script("relative", "sleep 100");
     sandbox.write_config();
-    let call = sandbox
-        .call(["create", "-b", "bundle", &sandbox.id])
-        .cwd(&sandbox.dir);
+    let call = sandbox.call(["create", "-b", "bundle", &sandbox.id]).cwd(&sandbox.dir);
     call.output().ok();
     assert_eq!(sandbox.state()["bundle"], json!(sandbox.bundle()));
 }
@@ -101,12 +77,7 @@ fn exit_code_of_run_is_that_of_the_program() {
 fn exit_code_of_run_is_128_and_the_signal() {
     let sandbox = Sandbox::with_script("signal", "exec sleep 100");
     let running = sandbox.bundle_call("run").arg(&sandbox.id).spawn();
-    wait_until("it runs", || {
-        sandbox
-            .ultari(["state", &sandbox.id])
-            .stdout
-            .contains("running")
-    });
+    wait_until("it runs", || sandbox.ultari(["state", &sandbox.id]).stdout.contains("running"));
     // The kernel drops signals without a handler for the first process of a PID namespace.
     sandbox.kill("TERM").ok();
     sandbox.kill("KILL").ok();
@@ -120,12 +91,7 @@ fn signals_end_a_container_in_the_hosts_pid_namespace() {
         let mut sandbox = Sandbox::with_script("hostpid", "exec sleep 100");
         crate::support::remove_namespace(&mut sandbox.config, "pid");
         let running = sandbox.bundle_call("run").arg(&sandbox.id).spawn();
-        wait_until("it runs", || {
-            sandbox
-                .ultari(["state", &sandbox.id])
-                .stdout
-                .contains("running")
-        });
+        wait_until("it runs", || sandbox.ultari(["state", &sandbox.id]).stdout.contains("running"));
         sandbox.kill(signal).ok();
         running.wait().exits_with(code);
         sandbox.expect_nothing_left();
@@ -138,15 +104,11 @@ fn run_forwards_signals() {
     sandbox.args(&["/guest", "signals"]);
     let running = sandbox.bundle_call("run").arg(&sandbox.id).spawn();
     wait_until("the guest is ready", || running.stdout().contains("ready"));
-    for (signal, name) in [
-        (Signal::SIGUSR1, "SIGUSR1"),
-        (Signal::SIGHUP, "SIGHUP"),
-        (Signal::SIGINT, "SIGINT"),
-    ] {
+    for (signal, name) in
+        [(Signal::SIGUSR1, "SIGUSR1"), (Signal::SIGHUP, "SIGHUP"), (Signal::SIGINT, "SIGINT")]
+    {
         running.signal(signal);
-        wait_until("the guest has the signal", || {
-            running.stdout().contains(name)
-        });
+        wait_until("the guest has the signal", || running.stdout().contains(name));
     }
     running.signal(Signal::SIGTERM);
     running.wait().exits_with(42);
@@ -158,16 +120,11 @@ fn kill_takes_names_and_numbers() {
     sandbox.args(&["/guest", "signals"]);
     let created = sandbox.create().ok();
     sandbox.start().ok();
-    wait_until("the guest is ready", || {
-        created.stdout_by_now().contains("ready")
-    });
+    wait_until("the guest is ready", || created.stdout_by_now().contains("ready"));
     let pid = sandbox.pid();
-    for (given, name) in [
-        ("USR1", "SIGUSR1"),
-        ("SIGUSR2", "SIGUSR2"),
-        ("1", "SIGHUP"),
-        ("int", "SIGINT"),
-    ] {
+    for (given, name) in
+        [("USR1", "SIGUSR1"), ("SIGUSR2", "SIGUSR2"), ("1", "SIGHUP"), ("int", "SIGINT")]
+    {
         sandbox.kill(given).ok();
         wait_until(name, || created.stdout_by_now().contains(name));
     }
@@ -184,11 +141,7 @@ fn kill_refuses_an_unknown_signal() {
     sandbox.run_detached();
     for signal in ["FOO", "SIGFOO", "99", "-1"] {
         let mut call = sandbox.call(["kill", &sandbox.id]);
-        call = if signal.starts_with('-') {
-            call.arg("--")
-        } else {
-            call
-        };
+        call = if signal.starts_with('-') { call.arg("--") } else { call };
         call.arg(signal).output().fails(1, &[]);
     }
     assert_eq!(sandbox.status(), "running");
@@ -211,18 +164,13 @@ fn kill_all_reaches_every_process() {
     crate::support::remove_namespace(&mut sandbox.config, "pid");
     sandbox.run_detached();
     let count = || {
-        let listed = sandbox
-            .ultari(["ps", "--format", "json", &sandbox.id])
-            .ok()
-            .json();
+        let listed = sandbox.ultari(["ps", "--format", "json", &sandbox.id]).ok().json();
         listed.as_array().unwrap().len()
     };
     wait_until("all three are there", || count() == 3);
     sandbox.ultari(["kill", "--all", &sandbox.id, "KILL"]).ok();
     sandbox.wait_for("stopped");
-    wait_until("none is left", || {
-        crate::support::marked_processes(&sandbox.marker()).is_empty()
-    });
+    wait_until("none is left", || crate::support::marked_processes(&sandbox.marker()).is_empty());
     sandbox.delete().ok();
 }
 
@@ -272,19 +220,14 @@ fn delete_of_an_unknown_container() {
     let sandbox = Sandbox::new("unknown");
     sandbox.delete().fails(1, &["does not exist"]);
     let output = sandbox.delete_forced().ok();
-    assert_eq!(
-        output.stderr, "",
-        "containerd calls it after each delete: no noise"
-    );
+    assert_eq!(output.stderr, "", "containerd calls it after each delete: no noise");
 }
 
 #[test]
 fn every_command_says_that_an_unknown_container_does_not_exist() {
     let sandbox = Sandbox::new("nobody");
     for command in ["state", "start", "kill", "ps", "pause", "resume", "delete"] {
-        sandbox
-            .ultari([command, "nobody"])
-            .fails(1, &["does not exist"]);
+        sandbox.ultari([command, "nobody"]).fails(1, &["does not exist"]);
     }
     let output = sandbox.ultari(["exec", "nobody", "/bin/true"]);
     assert!(output.code == 255, "exec fails as runc's: {}", output.code);
@@ -307,57 +250,30 @@ fn run_detached_returns_and_leaves_the_container() {
 #[test]
 fn run_removes_the_container_unless_told_to_keep_it() {
     let sandbox = Sandbox::with_script("keep", "exit 5");
-    sandbox
-        .bundle_call("run")
-        .args(["--keep", &sandbox.id])
-        .output()
-        .exits_with(5);
+    sandbox.bundle_call("run").args(["--keep", &sandbox.id]).output().exits_with(5);
     assert_eq!(sandbox.status(), "stopped");
     sandbox.delete().ok();
     sandbox.run().exits_with(5);
-    sandbox
-        .ultari(["state", &sandbox.id])
-        .fails(1, &["does not exist"]);
+    sandbox.ultari(["state", &sandbox.id]).fails(1, &["does not exist"]);
 }
 
 #[test]
 fn pid_file_has_the_pid_and_nothing_else() {
     let sandbox = Sandbox::with_script("pidfile", "exec sleep 100");
     let file = sandbox.dir.join("pid");
-    sandbox
-        .bundle_call("create")
-        .arg("--pid-file")
-        .arg(&file)
-        .arg(&sandbox.id)
-        .output()
-        .ok();
-    assert_eq!(
-        fs::read_to_string(&file).unwrap(),
-        sandbox.pid().to_string()
-    );
+    sandbox.bundle_call("create").arg("--pid-file").arg(&file).arg(&sandbox.id).output().ok();
+    assert_eq!(fs::read_to_string(&file).unwrap(), sandbox.pid().to_string());
     sandbox.delete().ok();
     let file = sandbox.dir.join("pid2");
-    let call = sandbox
-        .bundle_call("run")
-        .arg("-d")
-        .arg("--pid-file")
-        .arg(&file);
+    let call = sandbox.bundle_call("run").arg("-d").arg("--pid-file").arg(&file);
     call.arg(&sandbox.id).output().ok();
-    assert_eq!(
-        fs::read_to_string(&file).unwrap(),
-        sandbox.pid().to_string()
-    );
+    assert_eq!(fs::read_to_string(&file).unwrap(), sandbox.pid().to_string());
 }
 
 #[test]
 fn stdin_stdout_and_stderr_are_the_callers() {
     let sandbox = Sandbox::with_script("stdio", "read line; echo \"got $line\"; echo bad >&2");
-    let output = sandbox
-        .bundle_call("run")
-        .arg(&sandbox.id)
-        .stdin("a line\n")
-        .output()
-        .ok();
+    let output = sandbox.bundle_call("run").arg(&sandbox.id).stdin("a line\n").output().ok();
     assert_eq!(output.stdout, "got a line\n");
     assert_eq!(output.stderr, "bad\n");
 }
@@ -375,10 +291,7 @@ fn list_shows_all_containers_in_each_format() {
     let table = sandbox.ultari(["list"]).ok().stdout;
     let (header, row) = table.trim_end().split_once('\n').unwrap();
     let columns: Vec<&str> = header.split_whitespace().collect();
-    assert_eq!(
-        columns,
-        ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]
-    );
+    assert_eq!(columns, ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]);
     let cells: Vec<&str> = row.split_whitespace().collect();
     let pid = sandbox.pid().to_string();
     let bundle = sandbox.bundle().display().to_string();
@@ -405,34 +318,18 @@ fn list_shows_stopped_containers_too() {
 fn ps_shows_the_processes() {
     let sandbox = Sandbox::with_script("ps", "sleep 101 & exec sleep 102");
     sandbox.run_detached();
-    let pids = || {
-        sandbox
-            .ultari(["ps", "-f", "json", &sandbox.id])
-            .ok()
-            .json()
-    };
+    let pids = || sandbox.ultari(["ps", "-f", "json", &sandbox.id]).ok().json();
     wait_until("both are there", || pids().as_array().unwrap().len() == 2);
     assert!(pids().as_array().unwrap().contains(&json!(sandbox.pid())));
     let table = sandbox.ultari(["ps", &sandbox.id]).ok().stdout;
     assert!(table.lines().next().unwrap().contains("PID"), "{table}");
-    assert!(
-        table.contains("sleep 101") && table.contains("sleep 102"),
-        "{table}"
-    );
+    assert!(table.contains("sleep 101") && table.contains("sleep 102"), "{table}");
     assert!(!table.contains("sleep 103"));
     // Options after the id are ps's own.
-    let table = sandbox
-        .ultari(["ps", &sandbox.id, "-o", "pid,comm"])
-        .ok()
-        .stdout;
+    let table = sandbox.ultari(["ps", &sandbox.id, "-o", "pid,comm"]).ok().stdout;
     assert!(table.contains(&sandbox.pid().to_string()), "{table}");
     assert_eq!(
-        table
-            .lines()
-            .next()
-            .unwrap()
-            .split_whitespace()
-            .collect::<Vec<_>>(),
+        table.lines().next().unwrap().split_whitespace().collect::<Vec<_>>(),
         ["PID", "COMMAND"]
     );
 }
@@ -454,9 +351,7 @@ fn pause_stops_and_resume_goes_on() {
     sandbox.ultari(["resume", &sandbox.id]).ok();
     assert_eq!(sandbox.status(), "running");
     wait_until("it counts again", || length() > before);
-    sandbox
-        .ultari(["resume", &sandbox.id])
-        .fails(1, &["not paused"]);
+    sandbox.ultari(["resume", &sandbox.id]).fails(1, &["not paused"]);
 }
 
 #[test]
@@ -464,9 +359,7 @@ fn pause_of_a_stopped_container_is_an_error() {
     let sandbox = Sandbox::with_script("gone", "exit 0");
     sandbox.run_detached();
     sandbox.wait_for("stopped");
-    sandbox
-        .ultari(["pause", &sandbox.id])
-        .fails(1, &["not running"]);
+    sandbox.ultari(["pause", &sandbox.id]).fails(1, &["not running"]);
     sandbox.start().fails(1, &[]);
 }
 
@@ -495,20 +388,10 @@ fn containers_under_another_root_are_not_seen() {
     let sandbox = Sandbox::with_script("roots", "exec sleep 100");
     sandbox.create().ok();
     let other = sandbox.dir.join("other-root");
-    let output = sandbox
-        .bare_call()
-        .arg("--root")
-        .arg(&other)
-        .args(["list", "-q"])
-        .output();
+    let output = sandbox.bare_call().arg("--root").arg(&other).args(["list", "-q"]).output();
     output.ok().prints("");
-    let output = sandbox
-        .bare_call()
-        .arg(format!("--root={}", other.display()));
-    output
-        .args(["state", &sandbox.id])
-        .output()
-        .fails(1, &["does not exist"]);
+    let output = sandbox.bare_call().arg(format!("--root={}", other.display()));
+    output.args(["state", &sandbox.id]).output().fails(1, &["does not exist"]);
 }
 
 #[test]
@@ -516,20 +399,13 @@ fn several_containers_of_one_bundle() {
     let mut sandbox = Sandbox::with_script("several", "exec sleep 100");
     // Each in a cgroup of its own below that of the test.
     let own = sandbox.cgroup();
-    let ids: Vec<String> = (0..3)
-        .map(|number| format!("{}.{number}", sandbox.id))
-        .collect();
+    let ids: Vec<String> = (0..3).map(|number| format!("{}.{number}", sandbox.id)).collect();
     for id in &ids {
         sandbox.config["linux"]["cgroupsPath"] = json!(format!("{own}.{id}"));
         sandbox.bundle_call("run").args(["-d", id]).output().ok();
     }
-    let mut listed: Vec<String> = sandbox
-        .ultari(["list", "-q"])
-        .ok()
-        .stdout
-        .lines()
-        .map(str::to_owned)
-        .collect();
+    let mut listed: Vec<String> =
+        sandbox.ultari(["list", "-q"]).ok().stdout.lines().map(str::to_owned).collect();
     listed.sort();
     assert_eq!(listed, ids);
     for id in &ids {
@@ -542,42 +418,25 @@ fn several_containers_of_one_bundle() {
 fn logs_go_where_they_are_told_to() {
     let sandbox = Sandbox::with_script("logs", "exit 0");
     let log = sandbox.dir.join("log.json");
-    let call = sandbox
-        .call(["--log"])
-        .arg(&log)
-        .args(["--log-format", "json"]);
+    let call = sandbox.call(["--log"]).arg(&log).args(["--log-format", "json"]);
     call.args(["state", "nobody"]).output().exits_with(1);
     let lines: Vec<Value> = fs::read_to_string(&log)
         .unwrap()
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    let error = lines
-        .iter()
-        .rfind(|line| line["level"] == "error")
-        .expect("a line of level error");
+    let error = lines.iter().rfind(|line| line["level"] == "error").expect("a line of level error");
     assert!(error.text("/msg").contains("does not exist"));
     assert!(error.text("/time").contains('T'), "RFC 3339: {error}");
     // A second call appends.
-    let call = sandbox.call([
-        format!("--log={}", log.display()),
-        "--log-format=json".into(),
-    ]);
+    let call = sandbox.call([format!("--log={}", log.display()), "--log-format=json".into()]);
     call.args(["state", "nobody"]).output().exits_with(1);
     assert!(fs::read_to_string(&log).unwrap().lines().count() > lines.len());
     // Text is the default.
     let text = sandbox.dir.join("log.txt");
-    sandbox
-        .call(["--log"])
-        .arg(&text)
-        .args(["state", "nobody"])
-        .output()
-        .exits_with(1);
+    sandbox.call(["--log"]).arg(&text).args(["state", "nobody"]).output().exits_with(1);
     let text = fs::read_to_string(&text).unwrap();
-    assert!(
-        text.contains("does not exist") && !text.starts_with('{'),
-        "{text}"
-    );
+    assert!(text.contains("does not exist") && !text.starts_with('{'), "{text}");
 }
 
 #[test]
@@ -585,15 +444,8 @@ fn debug_logs_more() {
     let sandbox = Sandbox::with_script("debug", "exit 0");
     let log = sandbox.dir.join("log.json");
     sandbox.write_config();
-    let call = sandbox
-        .call(["--debug", "--log"])
-        .arg(&log)
-        .args(["--log-format", "json"]);
-    call.args(["run", "-b"])
-        .arg(sandbox.bundle())
-        .arg(&sandbox.id)
-        .output()
-        .ok();
+    let call = sandbox.call(["--debug", "--log"]).arg(&log).args(["--log-format", "json"]);
+    call.args(["run", "-b"]).arg(sandbox.bundle()).arg(&sandbox.id).output().ok();
     let text = fs::read_to_string(&log).unwrap();
     assert!(text.lines().any(|line| {
         let line: Value = serde_json::from_str(line).unwrap();

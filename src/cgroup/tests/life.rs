@@ -23,10 +23,7 @@ fn a_cgroup_is_made_in_every_hierarchy_and_removed_without_a_trace() {
     assert_eq!(place.left(), Vec::<PathBuf>::new());
     cgroup.remove().expect("removing what is gone");
     cgroup.kill().expect("killing what is gone");
-    assert_eq!(
-        location.open().unwrap().processes().unwrap(),
-        Vec::<i32>::new()
-    );
+    assert_eq!(location.open().unwrap().processes().unwrap(), Vec::<i32>::new());
     assert!(cgroup.add(1).is_err(), "joining what is gone");
 }
 
@@ -39,10 +36,7 @@ fn a_frozen_container_stands_still_and_can_be_thawed_and_killed() {
     let place = Place::new(test);
     let (cgroup, _) = place.locate("c").create(None).unwrap();
     let log = std::env::temp_dir().join(&place.name);
-    let mut child = shell(
-        &cgroup,
-        &format!("while :; do echo >> {}; done", log.display()),
-    );
+    let mut child = shell(&cgroup, &format!("while :; do echo >> {}; done", log.display()));
     let size = || std::fs::metadata(&log).map_or(0, |data| data.len());
     let moves = |from: u64| size() > from;
     eventually("it runs", || moves(0));
@@ -81,15 +75,8 @@ fn a_cgroup_in_use_is_refused_with_the_number_of_its_processes() {
     let mut child = shell(&cgroup, "sleep 1000 & wait");
     eventually("two processes", || cgroup.processes().unwrap().len() == 2);
     let error = place.locate("c").create(None).err().unwrap();
-    assert!(
-        format!("{error:#}").contains("not empty: 2 process(es)"),
-        "{error:#}"
-    );
-    assert_eq!(
-        cgroup.processes().unwrap().len(),
-        2,
-        "the refusal left it alone"
-    );
+    assert!(format!("{error:#}").contains("not empty: 2 process(es)"), "{error:#}");
+    assert_eq!(cgroup.processes().unwrap().len(), 2, "the refusal left it alone");
     cgroup.kill().unwrap();
     child.wait().unwrap();
     // Empty, it is taken over, and stays when the second container goes.
@@ -170,10 +157,7 @@ fn a_parent_with_processes_is_named_when_a_limit_needs_it() {
     std::fs::create_dir(&directory).unwrap();
     std::fs::write(directory.join("cgroup.type"), "threaded").unwrap();
     let error = threaded.locate("c").create(None).err().unwrap();
-    assert!(
-        format!("{error:#}").contains("a threaded cgroup"),
-        "{error:#}"
-    );
+    assert!(format!("{error:#}").contains("a threaded cgroup"), "{error:#}");
     assert_eq!(
         std::fs::read_dir(&directory)
             .unwrap()
@@ -203,20 +187,14 @@ fn without_the_right_to_a_cgroup_only_a_container_with_limits_fails() {
         assert_eq!(cgroup.processes().unwrap(), Vec::<i32>::new());
         assert!(cgroup.freeze().is_err() && !cgroup.frozen().unwrap());
         let error = format!("{:#}", location.create(Some(&limit)).err().unwrap());
-        assert!(
-            error.contains("linux.resources.pids.limit needs"),
-            "{error}"
-        );
+        assert!(error.contains("linux.resources.pids.limit needs"), "{error}");
         assert!(error.contains("Delegate=yes"), "{error}");
         let explicit = Location::locate(Some(Path::new("/ultari-unit/c")), &id).unwrap();
         let error = format!("{:#}", explicit.create(None).err().unwrap());
         assert!(error.contains("linux.cgroupsPath: cannot make"), "{error}");
     } else {
         // A delegated cgroup: limits hold, device rules are left out.
-        eprintln!(
-            "{test}: delegated, {:?}",
-            location.paths().collect::<Vec<_>>()
-        );
+        eprintln!("{test}: delegated, {:?}", location.paths().collect::<Vec<_>>());
         cgroup.remove().unwrap();
         let (cgroup, _) = location.create(Some(&limit)).unwrap();
         assert_eq!(value(&cgroup, "pids", "pids.max", "pids.max"), "30");
@@ -234,39 +212,22 @@ fn paths_that_lead_out_or_nowhere_are_errors() {
         let error = components(Path::new(bad)).unwrap_err().to_string();
         assert!(error.starts_with("linux.cgroupsPath"), "{bad}: {error}");
     }
-    assert_eq!(
-        components(Path::new("/docker/./x//y/")).unwrap(),
-        ["docker", "x", "y"]
-    );
-    assert_eq!(
-        components(Path::new("relative/x")).unwrap(),
-        ["relative", "x"]
-    );
+    assert_eq!(components(Path::new("/docker/./x//y/")).unwrap(), ["docker", "x", "y"]);
+    assert_eq!(components(Path::new("relative/x")).unwrap(), ["relative", "x"]);
 }
 
 #[test]
 fn a_co_mounted_hierarchy_serves_each_of_its_controllers() {
-    let one = Hierarchy {
-        directory: "cpu,cpuacct".into(),
-        version: Version::V1,
-        existing: 0,
-    };
+    let one = Hierarchy { directory: "cpu,cpuacct".into(), version: Version::V1, existing: 0 };
     assert!(
         one.has_v1_controller("cpu")
             && one.has_v1_controller("cpuacct")
             && !one.has_v1_controller("cpuset")
     );
     assert_eq!(one.path(&["a".into(), "b".into()], 2), "cpu,cpuacct/a/b");
-    let unified = Hierarchy {
-        directory: String::new(),
-        version: Version::V2,
-        existing: 0,
-    };
+    let unified = Hierarchy { directory: String::new(), version: Version::V2, existing: 0 };
     assert_eq!(
-        (
-            unified.path(&["a".into(), "b".into()], 1),
-            unified.path(&[], 0)
-        ),
+        (unified.path(&["a".into(), "b".into()], 1), unified.path(&[], 0)),
         ("a".into(), String::new())
     );
 }
@@ -283,10 +244,7 @@ fn cost() {
     let (keep, _) = place.locate("keep").create(None).unwrap();
     let mut steps = [Duration::ZERO; 5];
     for _ in 0..20 {
-        let mut child = Command::new("/bin/cat")
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = Command::new("/bin/cat").stdin(Stdio::piped()).spawn().unwrap();
         let mut last = Instant::now();
         let mut lap = |step: usize| {
             steps[step] += last.elapsed();
@@ -306,8 +264,5 @@ fn cost() {
     }
     keep.remove().unwrap();
     let names = ["locate", "create", "add", "kill+wait", "remove"];
-    names
-        .iter()
-        .zip(steps)
-        .for_each(|(name, time)| eprintln!("{name}: {:?}", time / 20));
+    names.iter().zip(steps).for_each(|(name, time)| eprintln!("{name}: {:?}", time / 20));
 }

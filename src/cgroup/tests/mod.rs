@@ -36,9 +36,7 @@ struct Place {
 
 impl Place {
     fn new(test: &str) -> Self {
-        Self {
-            name: format!("ultari-unit-{}-{test}", std::process::id()),
-        }
+        Self { name: format!("ultari-unit-{}-{test}", std::process::id()) }
     }
 
     fn locate(&self, below: &str) -> Location {
@@ -66,10 +64,7 @@ impl Drop for Place {
         if let Ok(root) = open_root() {
             let mut location = self.locate("c");
             location.path.pop();
-            location
-                .hierarchies
-                .iter_mut()
-                .for_each(|hierarchy| hierarchy.existing = 0);
+            location.hierarchies.iter_mut().for_each(|hierarchy| hierarchy.existing = 0);
             let mut cgroup = Cgroup::handle(&location, root);
             let _ = cgroup.open_leaf();
             let _ = cgroup.kill();

@@ -59,10 +59,7 @@ impl Call {
     pub(super) fn multiplexer(self) -> Option<Multiplexer> {
         match self.0.multiplexer {
             0 => None,
-            call if call & IPC != 0 => Some(Multiplexer {
-                number: 117,
-                call: call & !IPC,
-            }),
+            call if call & IPC != 0 => Some(Multiplexer { number: 117, call: call & !IPC }),
             call => Some(Multiplexer { number: 102, call }),
         }
     }
@@ -135,12 +132,7 @@ struct Builder {
 
 impl Builder {
     const fn new() -> Self {
-        const NONE: Row = Row {
-            start: 0,
-            len: 0,
-            multiplexer: 0,
-            numbers: [ABSENT; MAX_ABIS],
-        };
+        const NONE: Row = Row { start: 0, len: 0, multiplexer: 0, numbers: [ABSENT; MAX_ABIS] };
         Builder {
             text: [0; 16384],
             text_len: 0,
@@ -236,11 +228,7 @@ macro_rules! names {
         static TEXT: [u8; BUILT.text_len] = shrink(&BUILT.text);
         static ROWS: [Row; BUILT.rows_len] = shrink(&BUILT.rows);
         static SLOT: [u16; SLOTS] = BUILT.slots;
-        Names {
-            text: &TEXT,
-            rows: &ROWS,
-            slots: &SLOT,
-        }
+        Names { text: &TEXT, rows: &ROWS, slots: &SLOT }
     }};
 }
 
@@ -253,11 +241,7 @@ pub(super) const HOST: &Family = &ARM;
 /// The family that this program is compiled for.
 #[cfg(target_arch = "riscv64")]
 pub(super) const HOST: &Family = &RISCV;
-#[cfg(not(any(
-    target_arch = "x86_64",
-    target_arch = "aarch64",
-    target_arch = "riscv64"
-)))]
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
 compile_error!("no system call table for this architecture: add its family here");
 
 /// x86_64 with x32 and i386.
@@ -451,14 +435,7 @@ pub(super) static ARM: Family = Family {
 
 /// Calls private to 32-bit arm, from 0x0f0001 on (`arch/arm/include/uapi/asm/unistd.h`).
 #[cfg(any(test, target_arch = "aarch64"))]
-const ARM_PRIVATE: [&str; 6] = [
-    "breakpoint",
-    "cacheflush",
-    "usr26",
-    "usr32",
-    "set_tls",
-    "get_tls",
-];
+const ARM_PRIVATE: [&str; 6] = ["breakpoint", "cacheflush", "usr26", "usr32", "set_tls", "get_tls"];
 
 #[cfg(any(test, target_arch = "aarch64"))]
 const fn build_arm() -> Builder {

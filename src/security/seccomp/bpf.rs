@@ -42,10 +42,7 @@ pub(super) enum Target {
     /// The same `SECCOMP_RET_*` value for all of them.
     Return(u32),
     /// The first alternative that matches, or else `otherwise`.
-    Test {
-        alternatives: Vec<Alternative>,
-        otherwise: u32,
-    },
+    Test { alternatives: Vec<Alternative>, otherwise: u32 },
 }
 
 /// A `SECCOMP_RET_*` value for calls whose arguments pass all checks.
@@ -91,11 +88,8 @@ enum Exit {
 /// `unknown_arch`.
 pub(super) fn assemble(archs: &[(u32, Vec<Segment>)], unknown_arch: u32) -> Vec<sock_filter> {
     let mut assembler = Assembler::default();
-    let roots: Vec<Exit> = archs
-        .iter()
-        .rev()
-        .map(|(_, segments)| assembler.calls(segments))
-        .collect();
+    let roots: Vec<Exit> =
+        archs.iter().rev().map(|(_, segments)| assembler.calls(segments)).collect();
     let mut next = Exit::Return(unknown_arch);
     for ((audit, _), root) in archs.iter().rev().zip(roots) {
         next = assembler.jump(JUMP_EQUAL, *audit, root, next);
@@ -169,22 +163,10 @@ impl Assembler {
     fn search(&mut self, segments: &[Segment]) -> Exit {
         match segments {
             [] => unreachable!("segments cover every number"),
-            [
-                Segment {
-                    target: Target::Return(action),
-                    ..
-                },
-            ] => Exit::Return(*action),
-            [
-                Segment {
-                    target:
-                        Target::Test {
-                            alternatives,
-                            otherwise,
-                        },
-                    ..
-                },
-            ] => self.alternatives(alternatives, *otherwise),
+            [Segment { target: Target::Return(action), .. }] => Exit::Return(*action),
+            [Segment { target: Target::Test { alternatives, otherwise }, .. }] => {
+                self.alternatives(alternatives, *otherwise)
+            }
             _ => {
                 let (low, high) = segments.split_at(segments.len() / 2);
                 let first = high[0].first;
@@ -254,9 +236,5 @@ impl Assembler {
 /// Offsets of the low and the high word of an argument.
 fn words(argument: u8) -> (u32, u32) {
     let offset = OFFSET_ARGS + 8 * u32::from(argument);
-    if cfg!(target_endian = "little") {
-        (offset, offset + 4)
-    } else {
-        (offset + 4, offset)
-    }
+    if cfg!(target_endian = "little") { (offset, offset + 4) } else { (offset + 4, offset) }
 }

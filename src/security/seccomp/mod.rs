@@ -107,11 +107,7 @@ fn compile_for(family: &Family, seccomp: &LinuxSeccomp) -> Result<Filter> {
         }
     }
     let program = bpf::assemble(&archs, UNKNOWN_ARCH);
-    ensure!(
-        program.len() <= bpf::MAX_INSTRUCTIONS,
-        "{}",
-        too_long(program.len())
-    );
+    ensure!(program.len() <= bpf::MAX_INSTRUCTIONS, "{}", too_long(program.len()));
 
     let warnings = profile
         .unknown
@@ -120,12 +116,7 @@ fn compile_for(family: &Family, seccomp: &LinuxSeccomp) -> Result<Filter> {
             format!("linux.seccomp.syscalls: no architecture of this filter has a call {name:?}")
         })
         .collect();
-    Ok(Filter {
-        program,
-        flags,
-        listener,
-        warnings,
-    })
+    Ok(Filter { program, flags, listener, warnings })
 }
 
 fn too_long(instructions: usize) -> String {
@@ -218,10 +209,7 @@ fn target(profile: &Profile, abi: &Abi, rules: &[(u32, u32)]) -> Result<Target> 
             return Ok(Target::Return(rule.action));
         }
         // A rule that only narrows an earlier one says nothing new.
-        match alternatives
-            .iter()
-            .find(|(earlier, _)| checks.starts_with(&earlier.checks))
-        {
+        match alternatives.iter().find(|(earlier, _)| checks.starts_with(&earlier.checks)) {
             Some((_, earlier)) => {
                 let same = profile.conditions[rule.conditions.clone()]
                     == profile.conditions[earlier.conditions.clone()];
@@ -232,18 +220,8 @@ fn target(profile: &Profile, abi: &Abi, rules: &[(u32, u32)]) -> Result<Target> 
             None => {
                 // Two instructions each at least; stops the search above from getting slow, too.
                 let instructions = 2 * alternatives.len();
-                ensure!(
-                    instructions < bpf::MAX_INSTRUCTIONS,
-                    "{}",
-                    too_long(instructions)
-                );
-                alternatives.push((
-                    Alternative {
-                        checks,
-                        action: rule.action,
-                    },
-                    rule,
-                ));
+                ensure!(instructions < bpf::MAX_INSTRUCTIONS, "{}", too_long(instructions));
+                alternatives.push((Alternative { checks, action: rule.action }, rule));
             }
         }
     }
@@ -254,40 +232,22 @@ fn target(profile: &Profile, abi: &Abi, rules: &[(u32, u32)]) -> Result<Target> 
         );
     }
     alternatives.sort_by(|(a, _), (b, _)| precedence(&a.checks, &b.checks));
-    let alternatives = alternatives
-        .into_iter()
-        .map(|(alternative, _)| alternative)
-        .collect();
-    Ok(Target::Test {
-        alternatives,
-        otherwise: profile.default,
-    })
+    let alternatives = alternatives.into_iter().map(|(alternative, _)| alternative).collect();
+    Ok(Target::Test { alternatives, otherwise: profile.default })
 }
 
 /// The conditions as the ABI can check them, without those that always hold.
 fn checks(abi: &Abi, conditions: &[Condition]) -> Vec<Check> {
-    let width = if abi.wide {
-        u64::MAX
-    } else {
-        u64::from(u32::MAX)
-    };
+    let width = if abi.wide { u64::MAX } else { u64::from(u32::MAX) };
     let check = |condition: &Condition| {
-        let Condition {
-            argument, negated, ..
-        } = *condition;
+        let Condition { argument, negated, .. } = *condition;
         let comparison = match condition.comparison {
             Comparison::Equal { mask } if mask & width == 0 => return None,
             Comparison::Equal { mask } => Comparison::Equal { mask: mask & width },
             other => other,
         };
         let value = condition.value & width;
-        Some(Check {
-            argument,
-            negated,
-            comparison,
-            value,
-            wide: abi.wide,
-        })
+        Some(Check { argument, negated, comparison, value, wide: abi.wide })
     };
     conditions.iter().filter_map(check).collect()
 }
@@ -303,10 +263,30 @@ fn precedence(a: &[Check], b: &[Check]) -> Ordering {
         };
         (Reverse(check.argument), class, value)
     };
-    let different = a
-        .iter()
-        .zip(b)
-        .map(|(a, b)| key(a).cmp(&key(b)))
-        .find(|o| o.is_ne());
+    let different = a.iter().zip(b).map(|(a, b)| key(a).cmp(&key(b))).find(|o| o.is_ne());
     different.unwrap_or_else(|| b.len().cmp(&a.len()))
+}
+
+/// What is served, as `features` shows it (runtime-spec features-linux.md, "Seccomp").
+pub fn features() -> serde_json::Value {
+    let flags =
+        ["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"];
+    serde_json::json!({
+        "enabled": true,
+        "actions": [
+            "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS",
+            "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP"
+        ],
+        "operators": [
+            "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT",
+            "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"
+        ],
+        "archs": if cfg!(target_arch = "aarch64") {
+            vec!["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]
+        } else {
+            vec!["SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"]
+        },
+        "knownFlags": flags,
+        "supportedFlags": flags
+    })
 }

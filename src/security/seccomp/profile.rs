@@ -94,9 +94,8 @@ impl Profile {
 
     fn add(&mut self, family: &Family, entry: usize, syscall: &LinuxSyscall) -> Result<()> {
         let at = || format!("linux.seccomp.syscalls[{entry}]");
-        let action = action(syscall.action(), syscall.errno_ret(), || {
-            format!("{}.errnoRet", at())
-        })?;
+        let action =
+            action(syscall.action(), syscall.errno_ret(), || format!("{}.errnoRet", at()))?;
         ensure!(
             !syscall.names().is_empty(),
             "{}.names is empty: name at least one system call",
@@ -155,12 +154,7 @@ impl Profile {
         }
         let last = self.conditions.len();
         let mut add = |conditions| {
-            self.rules.push(Rule {
-                action,
-                conditions,
-                entry,
-                derived: false,
-            });
+            self.rules.push(Rule { action, conditions, entry, derived: false });
         };
         if repeated {
             (first..last).for_each(|condition| add(condition..condition + 1));
@@ -213,12 +207,7 @@ impl Profile {
             return;
         };
         for rule in rules {
-            let Rule {
-                action,
-                ref conditions,
-                entry,
-                ..
-            } = self.rules[rule as usize];
+            let Rule { action, ref conditions, entry, .. } = self.rules[rule as usize];
             if !conditions.is_empty() && strictness(action) <= strictness(self.default) {
                 continue;
             }
@@ -229,15 +218,8 @@ impl Profile {
                 negated: false,
                 value: u64::from(multiplexer.call),
             });
-            self.rules.push(Rule {
-                action,
-                conditions: at..at + 1,
-                entry,
-                derived: true,
-            });
-            self.abis[abi]
-                .calls
-                .push((multiplexer.number, self.rules.len() as u32 - 1));
+            self.rules.push(Rule { action, conditions: at..at + 1, entry, derived: true });
+            self.abis[abi].calls.push((multiplexer.number, self.rules.len() as u32 - 1));
         }
     }
 }
@@ -246,10 +228,7 @@ impl Profile {
 /// newer than the profile itself, which the default would refuse, look as if the kernel did not
 /// have them (runc since 1.0.0-rc93). Tracers and logs are left their view of the call.
 fn hides_newer(default: Action) -> bool {
-    !matches!(
-        default,
-        Action::ScmpActAllow | Action::ScmpActLog | Action::ScmpActTrace
-    )
+    !matches!(default, Action::ScmpActAllow | Action::ScmpActLog | Action::ScmpActTrace)
 }
 
 /// The `SECCOMP_RET_*` value of an action; `at` names the property of its errno.
@@ -270,16 +249,10 @@ fn action(action: Action, errno: Option<u32>, at: impl Fn() -> String) -> Result
         (None, Some(_)) => Ok(code | libc::EPERM as u32),
         (Some(errno), Some(max)) if errno <= max => Ok(code | errno),
         (Some(errno), Some(max)) => {
-            bail!(
-                "{} is {errno}: the largest value of {action} is {max}",
-                at()
-            )
+            bail!("{} is {errno}: the largest value of {action} is {max}", at())
         }
         (Some(_), None) => {
-            bail!(
-                "{}: {action} takes no value; only SCMP_ACT_ERRNO and SCMP_ACT_TRACE do",
-                at()
-            )
+            bail!("{}: {action} takes no value; only SCMP_ACT_ERRNO and SCMP_ACT_TRACE do", at())
         }
     }
 }
@@ -301,20 +274,10 @@ fn condition(argument: u8, arg: &LinuxSeccompArg) -> Condition {
         Operator::ScmpCmpMaskedEq => {
             let (mask, value) = (arg.value(), arg.value_two().unwrap_or(0));
             let comparison = Comparison::Equal { mask };
-            return Condition {
-                argument,
-                comparison,
-                negated: false,
-                value: value & mask,
-            };
+            return Condition { argument, comparison, negated: false, value: value & mask };
         }
     };
-    Condition {
-        argument,
-        comparison,
-        negated,
-        value: arg.value(),
-    }
+    Condition { argument, comparison, negated, value: arg.value() }
 }
 
 /// `SECCOMP_FILTER_FLAG_*` bits.

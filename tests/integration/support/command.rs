@@ -48,11 +48,7 @@ impl Run {
 
     /// Appends arguments.
     pub fn args<S: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = S>) -> Run {
-        self.line.extend(
-            arguments
-                .into_iter()
-                .map(|argument| argument.as_ref().to_owned()),
-        );
+        self.line.extend(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
         self
     }
 
@@ -102,9 +98,7 @@ impl Run {
         }
         if let Some(terminal) = self.terminal {
             command.stdin(terminal.try_clone().unwrap());
-            command
-                .stdout(terminal.try_clone().unwrap())
-                .stderr(terminal);
+            command.stdout(terminal.try_clone().unwrap()).stderr(terminal);
         } else {
             let stdin = self.stdin.unwrap_or("/dev/null".into());
             command.stdin(File::open(stdin).unwrap());
@@ -113,14 +107,7 @@ impl Run {
         }
         let child = host().spawn(&mut command);
         let line = format!("{command:?}");
-        Running {
-            child,
-            out: self.out,
-            err: self.err,
-            line,
-            timeout: self.timeout,
-            ended: false,
-        }
+        Running { child, out: self.out, err: self.err, line, timeout: self.timeout, ended: false }
     }
 
     /// Starts and waits.
@@ -228,9 +215,7 @@ impl Drop for Running {
 
 /// As a shell has it: the exit code, or 128 + the number of the signal that ended it.
 fn exit_code(status: ExitStatus) -> i32 {
-    status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
 /// What came of a call.
@@ -285,12 +270,7 @@ impl Output {
     #[track_caller]
     pub fn says(self, texts: &[&str]) -> Output {
         for text in texts {
-            assert!(
-                self.stderr.contains(text),
-                "{}\nno {text:?} in: {}",
-                self.line,
-                self.stderr
-            );
+            assert!(self.stderr.contains(text), "{}\nno {text:?} in: {}", self.line, self.stderr);
         }
         self
     }
@@ -312,10 +292,7 @@ impl Output {
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| {
-            panic!(
-                "{}\n{error} in {:?}\nstderr: {}",
-                self.line, self.stdout, self.stderr
-            )
+            panic!("{}\n{error} in {:?}\nstderr: {}", self.line, self.stdout, self.stderr)
         })
     }
 

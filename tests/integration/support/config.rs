@@ -114,8 +114,5 @@ pub fn set_namespace(config: &mut Value, kind: &str, path: Option<&str>) {
     if let Some(path) = path {
         namespace["path"] = json!(path);
     }
-    config["linux"]["namespaces"]
-        .as_array_mut()
-        .unwrap()
-        .push(namespace);
+    config["linux"]["namespaces"].as_array_mut().unwrap().push(namespace);
 }

@@ -24,20 +24,12 @@ pub struct Terminal {
 impl Terminal {
     /// A new terminal of this size, and its slave side.
     pub fn open(rows: u16, columns: u16) -> (Terminal, OwnedFd) {
-        let size = Winsize {
-            ws_row: rows,
-            ws_col: columns,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let pair = openpty(&size, None).unwrap();
         // Other tests start programs at the same time: they must not inherit it.
         for fd in [&pair.master, &pair.slave] {
-            nix::fcntl::fcntl(
-                fd,
-                nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
-            )
-            .unwrap();
+            nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))
+                .unwrap();
         }
         (Terminal::from(pair.master), pair.slave)
     }
@@ -55,16 +47,8 @@ impl Terminal {
     pub fn expect(&mut self, text: &str) -> String {
         let start = Instant::now();
         while !self.seen.contains(text) {
-            assert!(
-                start.elapsed() < PATIENCE,
-                "no {text:?} on the terminal: {:?}",
-                self.seen
-            );
-            assert!(
-                self.read_some(),
-                "the terminal closed before {text:?}: {:?}",
-                self.seen
-            );
+            assert!(start.elapsed() < PATIENCE, "no {text:?} on the terminal: {:?}", self.seen);
+            assert!(self.read_some(), "the terminal closed before {text:?}: {:?}", self.seen);
         }
         self.seen.clone()
     }
@@ -93,8 +77,7 @@ impl Terminal {
         match self.master.read(&mut buffer) {
             Ok(0) | Err(_) => false,
             Ok(count) => {
-                self.seen
-                    .push_str(&String::from_utf8_lossy(&buffer[..count]));
+                self.seen.push_str(&String::from_utf8_lossy(&buffer[..count]));
                 true
             }
         }
@@ -108,10 +91,7 @@ impl Terminal {
 
 impl From<OwnedFd> for Terminal {
     fn from(master: OwnedFd) -> Terminal {
-        Terminal {
-            master: File::from(master),
-            seen: String::new(),
-        }
+        Terminal { master: File::from(master), seen: String::new() }
     }
 }
 
@@ -125,33 +105,21 @@ pub struct ConsoleSocket {
 impl ConsoleSocket {
     /// Listens at a path, which must be shorter than 108 bytes.
     pub fn listen(path: PathBuf) -> ConsoleSocket {
-        ConsoleSocket {
-            listener: UnixListener::bind(&path).unwrap(),
-            path,
-        }
+        ConsoleSocket { listener: UnixListener::bind(&path).unwrap(), path }
     }
 
     /// Takes the terminal that the runtime sent, after it was called.
     #[track_caller]
     pub fn receive(&self) -> Terminal {
         self.listener.set_nonblocking(true).unwrap();
-        let (connection, _) = self
-            .listener
-            .accept()
-            .expect("the runtime connected to the socket");
+        let (connection, _) = self.listener.accept().expect("the runtime connected to the socket");
         connection.set_nonblocking(false).unwrap();
         connection.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut text = [0; 4096];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut parts = [IoSliceMut::new(&mut text)];
-        recvmsg(
-            &connection,
-            &mut parts,
-            &mut control,
-            RecvFlags::CMSG_CLOEXEC,
-        )
-        .unwrap();
+        recvmsg(&connection, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
         let fd = control.drain().find_map(|message| match message {
             RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
             _ => None,

@@ -19,9 +19,7 @@ static HOST: LazyLock<Host> = LazyLock::new(Host::prepare);
 pub static HIERARCHIES: LazyLock<Vec<PathBuf>> = LazyLock::new(|| {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let cgroup = mounts.lines().filter(|line| line.contains(" - cgroup"));
-    cgroup
-        .map(|line| PathBuf::from(line.split(' ').nth(4).unwrap()))
-        .collect()
+    cgroup.map(|line| PathBuf::from(line.split(' ').nth(4).unwrap())).collect()
 });
 
 /// The folder of the hierarchy that holds a v1 controller, if it is mounted here.
@@ -60,10 +58,7 @@ pub struct Host {
 
 impl Host {
     fn prepare() -> Host {
-        assert!(
-            nix::unistd::geteuid().is_root(),
-            "these tests make containers: run them as root"
-        );
+        assert!(nix::unistd::geteuid().is_root(), "these tests make containers: run them as root");
         // As for an engine's shim, a container's init becomes our child when the runtime ends.
         nix::sys::prctl::set_child_subreaper(true).unwrap();
         let name = format!("ultari-test-{}", std::process::id());
@@ -89,20 +84,15 @@ impl Host {
         let thread = std::thread::current();
         let test = thread.name().unwrap_or("?").to_owned();
         let line = format!("skipped {test}: {reason}\n");
-        self.cleaner
-            .lock()
-            .unwrap()
-            .write_all(line.as_bytes())
-            .unwrap();
+        self.cleaner.lock().unwrap().write_all(line.as_bytes()).unwrap();
     }
 
     /// Starts a process that the caller waits for.
     pub fn spawn(&self, command: &mut Command) -> Child {
         // Held across the start, so that `reap_orphans` can't take the child for an orphan.
         let mut waited_for = self.waited_for.lock().unwrap();
-        let child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let child =
+            command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         waited_for.insert(child.id() as i32);
         child
     }
@@ -148,10 +138,7 @@ fn children() -> Vec<i32> {
     let mut found = Vec::new();
     for task in fs::read_dir("/proc/self/task").unwrap().flatten() {
         let text = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        found.extend(
-            text.split_whitespace()
-                .filter_map(|pid| pid.parse::<i32>().ok()),
-        );
+        found.extend(text.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
     }
     found
 }
@@ -161,11 +148,7 @@ fn children() -> Vec<i32> {
 pub fn marked_processes(marker: &str) -> Vec<i32> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<i32>().ok())
-        else {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
         let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
@@ -182,10 +165,7 @@ fn find_program() -> PathBuf {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("bin/ultari");
     let program = std::env::var_os("ULTARI_BIN").map_or(default, PathBuf::from);
     program.canonicalize().unwrap_or_else(|error| {
-        panic!(
-            "the program under test, {}: {error}; run `make build` first",
-            program.display()
-        )
+        panic!("the program under test, {}: {error}; run `make build` first", program.display())
     })
 }
 
@@ -198,16 +178,8 @@ fn find_busybox() -> PathBuf {
 /// Cargo puts examples into a folder beside that of the test binary.
 fn find_guest() -> PathBuf {
     let own = std::env::current_exe().unwrap();
-    let guest = own
-        .parent()
-        .and_then(Path::parent)
-        .unwrap()
-        .join("examples/guest");
-    assert!(
-        guest.exists(),
-        "{} is missing: cargo build --example guest",
-        guest.display()
-    );
+    let guest = own.parent().and_then(Path::parent).unwrap().join("examples/guest");
+    assert!(guest.exists(), "{} is missing: cargo build --example guest", guest.display());
     guest
 }
 
@@ -249,10 +221,6 @@ fn start_cleaner(name: &str, base: &Path) -> ChildStdin {
     "#;
     let mut command = Command::new("/bin/sh");
     command.args(["-c", script, "cleaner", name]).arg(base);
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     child.stdin.take().unwrap()
 }

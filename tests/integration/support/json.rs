@@ -31,17 +31,11 @@ impl Json for Value {
     fn texts(&self, pointer: &str) -> Vec<&str> {
         let found = self.pointer(pointer).and_then(Value::as_array);
         let array = found.unwrap_or_else(|| panic!("no array at {pointer} in {self:#}"));
-        array
-            .iter()
-            .map(|value| value.as_str().expect("a string"))
-            .collect()
+        array.iter().map(|value| value.as_str().expect("a string")).collect()
     }
 
     fn mount(&self, destination: &str) -> Option<&Value> {
         let mounts = self["mounts"].as_array().expect("mounts");
-        mounts
-            .iter()
-            .rev()
-            .find(|mount| mount["destination"] == destination)
+        mounts.iter().rev().find(|mount| mount["destination"] == destination)
     }
 }

@@ -17,10 +17,7 @@ pub fn find(sandbox: &Sandbox) -> Vec<String> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let own = format!("{}/", sandbox.dir.display());
     found.extend(
-        mounts
-            .lines()
-            .filter(|line| line.contains(&own))
-            .map(|line| format!("mount {line}")),
+        mounts.lines().filter(|line| line.contains(&own)).map(|line| format!("mount {line}")),
     );
     for hierarchy in HIERARCHIES.iter() {
         let cgroup = hierarchy.join(sandbox.cgroup().trim_start_matches('/'));
@@ -42,11 +39,7 @@ fn find_cgroups(cgroup: &Path, found: &mut Vec<String>) {
         return;
     }
     let processes = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-    found.push(format!(
-        "cgroup {} with processes {:?}",
-        cgroup.display(),
-        processes.trim()
-    ));
+    found.push(format!("cgroup {} with processes {:?}", cgroup.display(), processes.trim()));
     for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             find_cgroups(&entry.path(), found);
@@ -56,6 +49,5 @@ fn find_cgroups(cgroup: &Path, found: &mut Vec<String>) {
 
 fn entries(folder: &Path) -> Vec<String> {
     let all = fs::read_dir(folder).into_iter().flatten().flatten();
-    all.map(|entry| entry.path().display().to_string())
-        .collect()
+    all.map(|entry| entry.path().display().to_string()).collect()
 }

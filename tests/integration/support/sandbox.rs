@@ -42,12 +42,7 @@ impl Sandbox {
         let id = format!("{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = host().base.join(&id);
         let config = default_config(&format!("{}/{id}", host().cgroup), &marker(&id));
-        let sandbox = Sandbox {
-            id,
-            dir,
-            config,
-            calls: AtomicUsize::new(0),
-        };
+        let sandbox = Sandbox { id, dir, config, calls: AtomicUsize::new(0) };
         make_folder(&sandbox.dir);
         make_folder(&sandbox.bundle());
         make_folder(&sandbox.dir.join("calls"));
@@ -90,9 +85,7 @@ impl Sandbox {
     /// The folders of the container's cgroup that exist.
     pub fn cgroups(&self) -> Vec<PathBuf> {
         let own = self.cgroup();
-        let all = HIERARCHIES
-            .iter()
-            .map(|hierarchy| hierarchy.join(&own[1..]));
+        let all = HIERARCHIES.iter().map(|hierarchy| hierarchy.join(&own[1..]));
         all.filter(|cgroup| cgroup.exists()).collect()
     }
 
@@ -129,10 +122,7 @@ impl Sandbox {
 
     /// A call of the program with this sandbox's `--root`.
     pub fn call<S: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Run {
-        self.bare_call()
-            .arg("--root")
-            .arg(self.root())
-            .args(arguments)
+        self.bare_call().arg("--root").arg(self.root()).args(arguments)
     }
 
     /// A call of the program without any argument.
@@ -168,10 +158,7 @@ impl Sandbox {
     /// `run --detach`.
     #[track_caller]
     pub fn run_detached(&self) -> Output {
-        self.bundle_call("run")
-            .args(["--detach", &self.id])
-            .output()
-            .ok()
+        self.bundle_call("run").args(["--detach", &self.id]).output().ok()
     }
 
     /// `create`.
@@ -236,9 +223,7 @@ impl Sandbox {
     /// Waits until `state` shows this status.
     #[track_caller]
     pub fn wait_for(&self, status: &str) {
-        wait_until(&format!("{} is {status}", self.id), || {
-            self.status() == status
-        });
+        wait_until(&format!("{} is {status}", self.id), || self.status() == status);
     }
 
     /// Runs the guest and returns its report.
@@ -251,10 +236,7 @@ impl Sandbox {
     /// Runs the guest with these actions and returns the outcome of each.
     #[track_caller]
     pub fn attempt(&mut self, actions: &[&str]) -> Vec<String> {
-        let args: Vec<&str> = ["/guest", "do"]
-            .into_iter()
-            .chain(actions.iter().copied())
-            .collect();
+        let args: Vec<&str> = ["/guest", "do"].into_iter().chain(actions.iter().copied()).collect();
         self.args(&args);
         outcomes(&self.run().ok())
     }
@@ -262,10 +244,7 @@ impl Sandbox {
     /// The same by `exec` in the running container.
     #[track_caller]
     pub fn exec_attempt(&self, actions: &[&str]) -> Vec<String> {
-        let args: Vec<&str> = ["/guest", "do"]
-            .into_iter()
-            .chain(actions.iter().copied())
-            .collect();
+        let args: Vec<&str> = ["/guest", "do"].into_iter().chain(actions.iter().copied()).collect();
         outcomes(&self.exec(&args).ok())
     }
 
@@ -282,11 +261,7 @@ impl Sandbox {
                 return;
             }
             // An orphan's end and its parent's notice of it need a moment.
-            assert!(
-                start.elapsed() < Duration::from_secs(2),
-                "left behind:\n{}",
-                found.join("\n")
-            );
+            assert!(start.elapsed() < Duration::from_secs(2), "left behind:\n{}", found.join("\n"));
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -304,9 +279,7 @@ fn make_folder(path: &Path) {
 /// Hard links cost nothing; the two programs are never written to.
 fn fill_rootfs(rootfs: &Path) {
     make_folder(rootfs);
-    for folder in [
-        "bin", "dev", "etc", "mnt", "proc", "root", "sys", "tmp", "usr", "usr/bin",
-    ] {
+    for folder in ["bin", "dev", "etc", "mnt", "proc", "root", "sys", "tmp", "usr", "usr/bin"] {
         make_folder(&rootfs.join(folder));
     }
     let template = host().base.join("template");
@@ -326,11 +299,7 @@ fn fill_rootfs(rootfs: &Path) {
 #[track_caller]
 fn outcomes(output: &Output) -> Vec<String> {
     let json = output.json();
-    json.as_array()
-        .unwrap()
-        .iter()
-        .map(|outcome| outcome.as_str().unwrap().to_owned())
-        .collect()
+    json.as_array().unwrap().iter().map(|outcome| outcome.as_str().unwrap().to_owned()).collect()
 }
 
 impl Drop for Sandbox {
@@ -363,12 +332,8 @@ impl Sandbox {
         for id in ids {
             // Not `ultari`: a second panic would end the whole run.
             let mut call = std::process::Command::new("/usr/bin/timeout");
-            call.args(["-s", "KILL", "5"])
-                .arg(program())
-                .arg("--root")
-                .arg(self.root());
-            call.args(["delete", "--force", &id])
-                .stderr(std::process::Stdio::null());
+            call.args(["-s", "KILL", "5"]).arg(program()).arg("--root").arg(self.root());
+            call.args(["delete", "--force", &id]).stderr(std::process::Stdio::null());
             let mut child = host().spawn(&mut call);
             let _ = child.wait();
             host().forget(child.id());
@@ -377,10 +342,7 @@ impl Sandbox {
             let _ = fs::write(cgroup.join("freezer.state"), "THAWED");
             let _ = fs::write(cgroup.join("cgroup.freeze"), "0");
             let processes = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-            for pid in processes
-                .split_whitespace()
-                .filter_map(|pid| pid.parse().ok())
-            {
+            for pid in processes.split_whitespace().filter_map(|pid| pid.parse().ok()) {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
         }
