@@ -100,7 +100,7 @@ fn processes_of_sub_cgroups_are_found_killed_and_removed_with_them() {
     let location = place.locate("c");
     let (cgroup, _) = location.create(None).unwrap();
     let inner = place.locate("c/x/y").create(None).unwrap().0;
-    let mut child = shell(&inner, "sleep 1000");
+    let mut child = shell(&inner, "exec sleep 1000");
     assert_eq!(cgroup.processes().unwrap(), [child.id() as i32]);
     // As a later command would: from the record alone.
     let text = serde_json::to_string(&location).unwrap();
