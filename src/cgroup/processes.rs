@@ -2,7 +2,7 @@
 
 use super::Cgroup;
 use super::node::Node;
-use crate::sys::signal;
+use crate::sys::clone;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -147,7 +147,7 @@ impl Cgroup {
 }
 
 fn send(pid: libc::pid_t, number: libc::c_int) -> Result<()> {
-    match signal::kill(pid, number) {
+    match clone::kill(pid, number) {
         Ok(()) | Err(Errno::ESRCH) => Ok(()),
         Err(errno) => {
             Err(errno).with_context(|| format!("cannot send signal {number} to process {pid}"))
@@ -241,7 +241,7 @@ fn v1_freeze(node: &Node) -> Result<()> {
         }
         round += 1;
         // A short thaw now and then lets a fork that is half done come to its end.
-        if round % 64 == 0 {
+        if round.is_multiple_of(64) {
             node.write(FILE, "THAWED").with_context(step)?;
         }
         sleep(Duration::from_micros(if round < 16 { 50 } else { 1000 }));

@@ -115,6 +115,15 @@ pub fn wait_status(pidfd: BorrowedFd) -> nix::Result<i32> {
     }
 }
 
+/// `kill(2)` with any signal number; nix has no type for the real-time ones.
+///
+/// # Errors
+/// Those of `kill(2)`.
+pub fn kill(pid: i32, signal: i32) -> nix::Result<()> {
+    // SAFETY: takes two numbers and touches no memory.
+    Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
 /// Sets a signal's disposition to its default: Rust's runtime ignores `SIGPIPE`, and an ignored
 /// signal would stay ignored in the container's program.
 pub fn reset_signal(signal: Signal) {
@@ -126,9 +135,4 @@ pub fn reset_signal(signal: Signal) {
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: takes no pointers and does not return.
     unsafe { libc::_exit(code) }
-}
-
-/// The errno of the last libc call of this thread.
-pub fn last_errno() -> Errno {
-    Errno::last()
 }

@@ -11,7 +11,6 @@ pub mod fs;
 pub mod mount;
 pub mod process;
 pub mod seccomp;
-pub mod signal;
 pub mod tty;
 
 use std::os::fd::{FromRawFd, OwnedFd};

@@ -1,10 +1,9 @@
 //! The mount interface of Linux 5.2–5.12: mounts are made and configured while detached.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::NixPath;
-use nix::errno::Errno;
 
 use super::{check, check_fd};
 
@@ -173,27 +172,4 @@ pub fn pivot_here() -> nix::Result<()> {
     set_attr(&old, MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() }, true)?;
     nix::mount::umount2(".", nix::mount::MntFlags::MNT_DETACH)?;
     nix::unistd::chdir("/")
-}
-
-/// The kernel lacks the mount interface that everything here is built on.
-pub fn is_unsupported(errno: Errno) -> bool {
-    errno == Errno::ENOSYS
-}
-
-/// The mount that holds an open file, as `statx(2)` numbers it, and whether the file is its root.
-///
-/// # Errors
-/// Those of `statx(2)`.
-pub fn mount_of(fd: BorrowedFd) -> nix::Result<(u64, bool)> {
-    const STATX_MNT_ID: u32 = 0x1000;
-    // SAFETY: all-zero is a valid struct statx.
-    let mut buf: libc::statx = unsafe { std::mem::zeroed() };
-    // SAFETY: the path is empty and `buf` outlives the call.
-    check(
-        unsafe {
-            libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, STATX_MNT_ID, &mut buf)
-        }
-        .into(),
-    )?;
-    Ok((buf.stx_mnt_id, buf.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0))
 }
