@@ -1,4 +1,22 @@
 //! Ultari, a low-level OCI container runtime.
+//!
+//! The library behind the `ultari` command: `uctr` makes its containers through it.
+
 pub mod cgroup;
+pub mod channel;
+pub mod console;
+pub mod container;
+pub mod hooks;
+pub mod init;
+pub mod launch;
+pub mod log;
+pub mod namespace;
+pub mod process;
+pub mod procfs;
+pub mod rootfs;
+pub mod seal;
 pub mod security;
+pub mod spec;
+pub mod state;
+pub mod supervise;
 pub mod sys;

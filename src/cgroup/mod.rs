@@ -1,1 +1,384 @@
-//! Control groups.
+//! Control groups: where a container's processes are counted, limited, frozen and killed.
+//!
+//! Two steps, so that a runtime killed at any instruction leaves nothing that can't be cleaned:
+//! [`Location::locate`] decides where the cgroup will be and what of it exists already, and goes
+//! into the state file; [`Location::create`] makes it. Later commands get a [`Cgroup`] from
+//! [`Location::open`].
+//!
+//! One code serves three kinds of host, told apart by what is mounted on /sys/fs/cgroup:
+//! - *unified*: cgroup v2 alone;
+//! - *legacy*: a v1 hierarchy for each controller, at /sys/fs/cgroup/NAME (NAME may be several,
+//!   `cpu,cpuacct`, with symlinks for each);
+//! - *hybrid*: as legacy, and v2 at /sys/fs/cgroup/unified, with the controllers that no v1
+//!   hierarchy has taken.
+//!
+//! On the latter two the container gets a cgroup in *every* hierarchy: engines read their numbers
+//! from any of them (cpuacct, blkio), systemd's named one keeps it from taking our processes for
+//! its own, and the unified one kills all of a container in one write and says when it is empty.
+//!
+//! This is the cgroupfs driver: it writes to the tree itself.
+
+mod convert;
+mod create;
+mod devices;
+mod node;
+mod processes;
+mod remove;
+mod resources;
+#[cfg(test)]
+mod tests;
+mod v1;
+mod v2;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use node::Node;
+pub use node::ROOT;
+use serde::{Deserialize, Serialize};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+/// The parent of all cgroups whose place config.json leaves to us.
+const DEFAULT_PARENT: &str = "ultari";
+
+/// The version of a hierarchy's interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Version {
+    V1,
+    V2,
+}
+
+/// One mounted cgroup tree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Hierarchy {
+    /// Its directory in /sys/fs/cgroup: names of v1 controllers joined by commas, the name of a
+    /// named hierarchy, `unified`, or nothing on a v2 host.
+    directory: String,
+    version: Version,
+    /// How many leading components of the path existed before: not ours to remove.
+    existing: usize,
+}
+
+impl Hierarchy {
+    fn has_v1_controller(&self, name: &str) -> bool {
+        self.version == Version::V1
+            && self.directory.split(',').any(|controller| controller == name)
+    }
+
+    /// The first `depth` components of `path` in this hierarchy, relative to [`ROOT`].
+    fn path(&self, components: &[String], depth: usize) -> String {
+        let mut path = self.directory.clone();
+        for component in &components[..depth] {
+            if !path.is_empty() {
+                path.push('/');
+            }
+            path.push_str(component);
+        }
+        path
+    }
+}
+
+/// Where a container's cgroup is, and how much of the way there was not made for it.
+///
+/// It goes into the state file before anything is created.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Location {
+    /// The path within each hierarchy, as components.
+    path: Vec<String>,
+    hierarchies: Vec<Hierarchy>,
+    /// config.json leaves the place to us: a user without rights to any cgroup may go without.
+    optional: bool,
+}
+
+impl Location {
+    /// Decides where the cgroup of container `id` is. Changes nothing.
+    ///
+    /// `cgroups_path` is `linux.cgroupsPath`. An absolute path starts at the root of the cgroup
+    /// mounts (spec: config-linux.md, "Cgroups Path"). A relative one, whose meaning is left to the
+    /// runtime, starts there too; without one it is `/ultari/ID`. For a user other than root these
+    /// two start at the parent of the caller's own cgroup instead, which is where systemd's
+    /// delegation allows new ones.
+    pub fn locate(cgroups_path: Option<&Path>, id: &str) -> Result<Self> {
+        let configured = cgroups_path.filter(|path| !path.as_os_str().is_empty());
+        let mut path = match configured {
+            Some(path) => components(path)?,
+            None => vec![DEFAULT_PARENT.to_owned(), id.to_owned()],
+        };
+        let kind = statfs(ROOT)
+            .with_context(|| {
+                format!("no cgroups here: cannot look at {ROOT} (is a cgroup file system mounted?)")
+            })?
+            .filesystem_type();
+        let unified = kind == CGROUP2_SUPER_MAGIC;
+        if unified
+            && !nix::unistd::geteuid().is_root()
+            && !configured.is_some_and(Path::is_absolute)
+        {
+            let mut base = own_parent()?;
+            base.append(&mut path);
+            path = base;
+        }
+        let root = open_root()?;
+        let mut hierarchies = if unified {
+            let mut hierarchy =
+                Hierarchy { directory: String::new(), version: Version::V2, existing: 0 };
+            hierarchy.existing = existing(root.as_fd(), &hierarchy, &path)?.0;
+            vec![hierarchy]
+        } else {
+            mounted_hierarchies(root.as_fd(), &path)?
+        };
+        if configured.is_none() {
+            // These names are ours alone, so whoever finds the parent empty removes it.
+            let foreign = path.len() - 2;
+            for hierarchy in &mut hierarchies {
+                hierarchy.existing = hierarchy.existing.min(foreign);
+            }
+        }
+        Ok(Self { path, hierarchies, optional: configured.is_none() })
+    }
+
+    /// Whether the host has cgroup v2 alone.
+    pub fn is_unified(&self) -> bool {
+        self.hierarchies.iter().any(|hierarchy| hierarchy.directory.is_empty())
+    }
+
+    /// The container's cgroup in each v1 hierarchy: the name of the hierarchy's directory in
+    /// /sys/fs/cgroup, and the full path.
+    pub fn v1_paths(&self) -> impl Iterator<Item = (&str, PathBuf)> {
+        let v1 = self.hierarchies.iter().filter(|hierarchy| hierarchy.version == Version::V1);
+        v1.map(|hierarchy| {
+            let path = hierarchy.path(&self.path, self.path.len());
+            (hierarchy.directory.as_str(), Path::new(ROOT).join(path))
+        })
+    }
+
+    /// A handle on the cgroup, whether it exists or not.
+    pub fn open(&self) -> Result<Cgroup> {
+        let mut cgroup = Cgroup::handle(self, open_root()?);
+        match cgroup.open_leaf() {
+            Err(Errno::ENOENT) | Ok(()) => Ok(cgroup),
+            Err(errno) => Err(errno)
+                .with_context(|| format!("cannot open the container's cgroup {}", cgroup.shown())),
+        }
+    }
+}
+
+/// A container's cgroup, in every hierarchy of the host.
+pub struct Cgroup {
+    location: Location,
+    /// [`ROOT`].
+    root: OwnedFd,
+    /// The cgroup in the v2 hierarchy, if there is one and it exists.
+    leaf: Option<OwnedFd>,
+    /// Why this container has no cgroup: the user may not make one and config.json doesn't insist.
+    absent: Option<String>,
+    /// Why controllers could not be enabled, for the error of a limit that needs one of them.
+    not_enabled: Vec<String>,
+}
+
+impl Cgroup {
+    fn handle(location: &Location, root: OwnedFd) -> Self {
+        Self { location: location.clone(), root, leaf: None, absent: None, not_enabled: Vec::new() }
+    }
+
+    fn open_leaf(&mut self) -> nix::Result<()> {
+        if let Some(node) = self.unified_path() {
+            self.leaf = Some(node.open_directory()?);
+        }
+        Ok(())
+    }
+
+    /// Whether there is a cgroup at all. There is none if the user may not make one and neither
+    /// `linux.cgroupsPath` nor `linux.resources` asks for it, as in runc.
+    pub fn is_absent(&self) -> bool {
+        self.absent.is_some()
+    }
+
+    /// The cgroup's directory for clone3(2) with CLONE_INTO_CGROUP, on a v2 host. The child is
+    /// then in the cgroup from its first instruction and needs no [`Cgroup::add`].
+    pub fn clone_fd(&self) -> Option<BorrowedFd<'_>> {
+        match self.hierarchies() {
+            [Hierarchy { version: Version::V2, .. }] => self.leaf.as_ref().map(AsFd::as_fd),
+            _ => None,
+        }
+    }
+
+    /// Moves a process, with all its threads, into the cgroup. On v1 the first of the writes may
+    /// wait some 10 ms for the kernel (an RCU grace period), so give the child something to do.
+    pub fn add(&self, pid: libc::pid_t) -> Result<()> {
+        ensure!(
+            self.unified_hierarchy().is_none() || self.leaf.is_some(),
+            "cannot move process {pid} into cgroup {}: the cgroup is gone",
+            self.shown()
+        );
+        let pid = pid.to_string();
+        // The unified hierarchy comes first: it kills all that is in it, should we not get on.
+        for node in self.unified().into_iter().chain(self.v1_nodes()) {
+            node.write("cgroup.procs", &pid).map_err(|errno| {
+                let hint = match errno {
+                    Errno::ESRCH => ": the process is gone",
+                    Errno::EOPNOTSUPP => ": the cgroup or its parent is a threaded one: choose another linux.cgroupsPath",
+                    Errno::EBUSY => ": controllers are enabled for its sub-cgroups, so it can't hold processes itself: move the process into one of them",
+                    Errno::ENOSPC => ": its cpuset has no CPUs or no memory nodes",
+                    Errno::EACCES | Errno::EPERM => ": moving a process needs the right to write to cgroup.procs of the common parent of its old and new cgroup: start the runtime in a delegated cgroup (systemd-run --user --scope -p Delegate=yes)",
+                    Errno::ENOENT | Errno::ENODEV => ": the cgroup is gone",
+                    _ => "",
+                };
+                anyhow::Error::new(errno).context(format!("cannot move process {pid} into cgroup {}{hint}", node.path()))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn hierarchies(&self) -> &[Hierarchy] {
+        if self.absent.is_some() { &[] } else { &self.location.hierarchies }
+    }
+
+    fn node_at(&self, hierarchy: &Hierarchy, depth: usize) -> Node<'_> {
+        Node::below(self.root.as_fd(), &hierarchy.path(&self.location.path, depth))
+    }
+
+    /// The cgroup in this hierarchy, by its path.
+    fn node(&self, hierarchy: &Hierarchy) -> Node<'_> {
+        self.node_at(hierarchy, self.location.path.len())
+    }
+
+    fn unified_hierarchy(&self) -> Option<&Hierarchy> {
+        self.hierarchies().iter().find(|hierarchy| hierarchy.version == Version::V2)
+    }
+
+    fn unified_path(&self) -> Option<Node<'_>> {
+        self.unified_hierarchy().map(|hierarchy| self.node(hierarchy))
+    }
+
+    /// The cgroup in the v2 hierarchy, by its descriptor; none if it does not exist.
+    fn unified(&self) -> Option<Node<'_>> {
+        let hierarchy = self.unified_hierarchy()?;
+        let path = hierarchy.path(&self.location.path, self.location.path.len());
+        self.leaf.as_ref().map(|leaf| Node::open_on(leaf.as_fd(), &path))
+    }
+
+    fn v1_nodes(&self) -> impl Iterator<Item = Node<'_>> {
+        self.hierarchies()
+            .iter()
+            .filter(|hierarchy| hierarchy.version == Version::V1)
+            .map(|hierarchy| self.node(hierarchy))
+    }
+
+    fn v1_node(&self, controller: &str) -> Option<Node<'_>> {
+        self.hierarchies()
+            .iter()
+            .find(|hierarchy| hierarchy.has_v1_controller(controller))
+            .map(|hierarchy| self.node(hierarchy))
+    }
+
+    /// Its path within the hierarchies, for messages.
+    fn shown(&self) -> String {
+        format!("/{}", self.location.path.join("/"))
+    }
+}
+
+/// A normal path's components. `..` is refused: it could lead out of the cgroup that an engine
+/// keeps its containers in.
+fn components(path: &Path) -> Result<Vec<String>> {
+    let mut components = Vec::new();
+    for component in path.components() {
+        match component {
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+            Component::ParentDir => {
+                bail!("linux.cgroupsPath: {path:?} contains \"..\": write the path without it")
+            }
+            Component::Normal(name) => match name.to_str() {
+                Some(name) if !name.contains(['\n', '\0']) => components.push(name.to_owned()),
+                _ => bail!(
+                    "linux.cgroupsPath: {path:?} is not a path of UTF-8 names without line breaks"
+                ),
+            },
+        }
+    }
+    ensure!(
+        !components.is_empty(),
+        "linux.cgroupsPath: {path:?} is the root cgroup, which can't be limited: name a cgroup below it, or leave the property out"
+    );
+    Ok(components)
+}
+
+fn open_root() -> Result<OwnedFd> {
+    open(ROOT, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .with_context(|| format!("cannot open {ROOT}"))
+}
+
+/// The parent of the caller's own cgroup. The own one holds processes, so that it can't hold
+/// cgroups with controllers (kernel: cgroup-v2.rst, "No Internal Process Constraint").
+fn own_parent() -> Result<Vec<String>> {
+    const FILE: &str = "/proc/self/cgroup";
+    let text = std::fs::read_to_string(FILE).with_context(|| format!("cannot read {FILE}"))?;
+    let own = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let mut path: Vec<String> =
+        own.split('/').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    path.pop();
+    // A cgroup outside the caller's cgroup namespace is shown with `..`.
+    if path.iter().any(|name| name == "..") {
+        path.clear();
+    }
+    Ok(path)
+}
+
+/// The hierarchies of a legacy or hybrid host: the directories in /sys/fs/cgroup that are mounts.
+/// Symlinks are second names of hierarchies with several controllers.
+fn mounted_hierarchies(root: BorrowedFd, path: &[String]) -> Result<Vec<Hierarchy>> {
+    let own_device =
+        nix::sys::stat::fstat(root).with_context(|| format!("cannot stat {ROOT}"))?.st_dev;
+    let mut names: Vec<String> = Vec::new();
+    for entry in std::fs::read_dir(ROOT).with_context(|| format!("cannot list {ROOT}"))? {
+        let entry = entry.with_context(|| format!("cannot list {ROOT}"))?;
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            names.extend(entry.file_name().into_string());
+        }
+    }
+    names.sort_unstable();
+    let mut hierarchies = Vec::with_capacity(names.len());
+    for directory in names {
+        let version = if directory == "unified" { Version::V2 } else { Version::V1 };
+        let mut hierarchy = Hierarchy { directory, version, existing: 0 };
+        let (existing, device) = existing(root, &hierarchy, path)?;
+        // A mere directory that nothing is mounted on belongs to the file system of the root.
+        if device != own_device {
+            hierarchy.existing = existing;
+            hierarchies.push(hierarchy);
+        }
+    }
+    ensure!(
+        !hierarchies.is_empty(),
+        "no cgroups here: nothing is mounted in {ROOT}: mount cgroup2 on it"
+    );
+    Ok(hierarchies)
+}
+
+/// How many leading components of `path` exist, and the device number of the last of them.
+fn existing(root: BorrowedFd, hierarchy: &Hierarchy, path: &[String]) -> Result<(usize, u64)> {
+    for depth in (0..=path.len()).rev() {
+        let at = hierarchy.path(path, depth);
+        let at = if at.is_empty() { "." } else { at.as_str() };
+        match nix::sys::stat::fstatat(root, at, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => return Ok((depth, stat.st_dev)),
+            Err(Errno::ENOENT) if depth > 0 => {}
+            Err(errno) => {
+                return Err(errno)
+                    .with_context(|| format!("linux.cgroupsPath: cannot look up {ROOT}/{at}"));
+            }
+        }
+    }
+    Ok((0, 0))
+}
+
+/// Whether we lack root's rights on the host: not root, or root of a user namespace only.
+fn unprivileged() -> bool {
+    let whole = |map: String| map.split_whitespace().eq(["0", "0", "4294967295"]);
+    !nix::unistd::geteuid().is_root()
+        || !std::fs::read_to_string("/proc/self/uid_map").is_ok_and(whole)
+}

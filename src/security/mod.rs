@@ -1,2 +1,4 @@
 //! What confines the process itself: capabilities, LSM labels and seccomp.
+
+pub mod capabilities;
 pub mod seccomp;

@@ -1,0 +1,112 @@
+# Every entry point of the project. `make` alone lists them.
+
+# The program that `demo` and `bench` drive; any runtime with runc's command line will do.
+ULTARI  ?= bin/ultari
+PREFIX  ?= /usr/local
+DESTDIR ?=
+
+# What is installed with apt where it is missing. A C compiler and libc's static
+# archive are there for linking only; nothing here is written in C.
+BUILD_PACKAGES = $(if $(shell command -v cc),,gcc) libc6-dev busybox-static
+TEST_PACKAGES  = $(BUILD_PACKAGES) util-linux procps strace
+BENCH_PACKAGES = $(BUILD_PACKAGES) util-linux crun runc hyperfine
+
+# Static programs: an explicit --target keeps +crt-static away from build scripts
+# and procedural macros, which must stay dynamically linked.
+HOST       := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+RELEASE    := $(TARGET_DIR)/$(HOST)/release
+CARGO_ARGS := --locked --release --target $(HOST)
+RUSTFLAGS  := -C target-feature=+crt-static
+export RUSTFLAGS
+
+# $(call apt,PACKAGES) installs those that are missing, and costs a few
+# milliseconds when none is.
+define apt
+@command -v dpkg-query >/dev/null || { echo "Not a Debian system: make sure that you have what these packages bring: $(strip $(1))"; exit 0; }; \
+missing=; \
+for package in $(1); do \
+	[ "$$(dpkg-query -W -f='$${db:Status-Status}' $$package 2>/dev/null)" = installed ] || missing="$$missing $$package"; \
+done; \
+[ -n "$$missing" ] || exit 0; \
+[ "$$(id -u)" = 0 ] || { echo "Missing packages; run as root: apt-get install$$missing" >&2; exit 1; }; \
+echo "Installing$$missing"; \
+export DEBIAN_FRONTEND=noninteractive; \
+apt-get -qq -o DPkg::Lock::Timeout=600 update && \
+apt-get -qq -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends $$missing >/dev/null
+endef
+
+.PHONY: help build demo bundles test bench install clean deps deps-test deps-bench toolchain root
+
+help: ## List these targets
+	@echo "Ultari: a low-level OCI container runtime. Targets:"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
+		printf '  %-9s %s\n' "$$name" "$$text"; \
+	done
+
+build: deps toolchain ## Build the optimised static program: bin/ultari
+	cargo build $(CARGO_ARGS) --bins
+	@install -D -m 755 $(RELEASE)/ultari bin/ultari
+	@case $$(LC_ALL=C ldd bin/ultari 2>&1) in \
+	*"=>"*) echo "bin/ultari is dynamically linked; it must be static" >&2; exit 1 ;; \
+	esac
+	@echo "bin/ultari: static, $$(($$(stat -c %s bin/ultari) / 1024)) KiB"
+
+demo: root bundles $(if $(filter bin/ultari,$(ULTARI)),build) ## Run a container that shows you around, from inside
+	@id=hello-$$$$; code=0; \
+	echo "\$$ $(ULTARI) run --bundle bundles/hello $$id"; \
+	$(ULTARI) run --bundle bundles/hello $$id || code=$$?; \
+	echo "\$$ echo \$$?"; \
+	echo "$$code"; \
+	if [ "$$code" != 7 ]; then \
+		echo "The tour should have ended with 7: see above for what went wrong." >&2; \
+		exit 1; \
+	fi
+	@echo
+	@echo "Now look around yourself, in a shell in a container (exit leaves it):"
+	@echo "  $(ULTARI) run -b bundles/shell sh1"
+
+bundles: deps bundles/hello/rootfs bundles/shell/rootfs ## Make the example bundles' root file systems
+
+bundles/hello/rootfs: bundles/make-rootfs bundles/hello/tour.sh
+	bundles/make-rootfs $@ bundles/hello/tour.sh
+
+bundles/shell/rootfs: bundles/make-rootfs
+	bundles/make-rootfs $@
+
+# One set of flags and one target folder for all of it, so that nothing is
+# compiled twice. The integration tests drive bin/ultari.
+test: root deps-test toolchain ## Check format and lints, run the unit and integration tests
+	@cargo fmt --version >/dev/null && cargo clippy --version >/dev/null || \
+		{ echo "rustfmt and clippy are needed: rustup component add rustfmt clippy" >&2; exit 1; }
+	cargo fmt --all --check
+	cargo clippy $(CARGO_ARGS) --workspace --all-targets -- -D warnings
+	@$(MAKE) --no-print-directory build
+	cargo test $(CARGO_ARGS) --workspace
+
+bench: root deps-bench build ## Compare with crun, runc and the kernel's own floor
+	cargo build $(CARGO_ARGS) --example floor
+	ULTARI=$(ULTARI) FLOOR=$(RELEASE)/examples/floor OUT=$(TARGET_DIR)/bench benches/run
+
+install: ## Install bin/ultari to $(DESTDIR)$(PREFIX)/bin (after `make build`)
+	@[ -x bin/ultari ] || { echo "bin/ultari is not there: run make build first" >&2; exit 1; }
+	install -D -m 755 bin/ultari $(DESTDIR)$(PREFIX)/bin/ultari
+
+clean: ## Remove everything that was built
+	cargo clean
+	rm -rf bin bundles/*/rootfs bundles/*/rootfs.new
+
+deps: ## Install the packages that building and the demo need
+	$(call apt,$(BUILD_PACKAGES))
+
+deps-test:
+	$(call apt,$(TEST_PACKAGES))
+
+deps-bench:
+	$(call apt,$(BENCH_PACKAGES))
+
+toolchain:
+	@[ -n "$(HOST)" ] || { echo "The Rust toolchain (1.85 or newer) is needed: cargo and rustc on the PATH" >&2; exit 1; }
+
+root:
+	@[ "$$(id -u)" = 0 ] || { echo "This needs root: it makes containers with cgroups." >&2; exit 1; }

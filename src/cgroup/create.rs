@@ -1,0 +1,369 @@
+//! Making a container's cgroup.
+
+use super::node::Node;
+use super::{Cgroup, Hierarchy, Location, Version, open_root, resources, unprivileged};
+use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
+use oci_spec::runtime::LinuxResources;
+use std::os::fd::AsFd;
+
+/// How often to start over when another runtime removes an empty parent under our hands.
+const RACES: usize = 10;
+
+impl Location {
+    /// Makes the cgroup with its parents and applies all limits, the device rules among them.
+    /// Returns it with warnings on what was left out although it does no harm.
+    ///
+    /// On failure everything made here is removed again. A cgroup that exists already is taken
+    /// over if it has no processes and is not frozen.
+    pub fn create(&self, resources: Option<&LinuxResources>) -> Result<(Cgroup, Vec<String>)> {
+        let mut cgroup = Cgroup::handle(self, open_root()?);
+        let mut made = Vec::new();
+        let result = cgroup.make(resources, &mut made);
+        if result.is_err() {
+            for path in made.iter().rev() {
+                // The error that led here says more than one from cleaning up.
+                let _ = Node::below(cgroup.root.as_fd(), path).rmdir();
+            }
+        }
+        let warnings = result
+            .with_context(|| format!("cannot make the container's cgroup {}", cgroup.shown()))?;
+        Ok((cgroup, warnings))
+    }
+}
+
+impl Cgroup {
+    /// `made` gets the paths of the directories made, in their order.
+    fn make(
+        &mut self,
+        resources: Option<&LinuxResources>,
+        made: &mut Vec<String>,
+    ) -> Result<Vec<String>> {
+        let depth = self.location.path.len();
+        let mut new = true;
+        for hierarchy in self.location.hierarchies.clone() {
+            let leaf_made = match self.make_directories(&hierarchy, made) {
+                Ok(leaf_made) => leaf_made,
+                Err((_, errno @ (Errno::EACCES | Errno::EPERM | Errno::EROFS)))
+                    if self.location.optional && unprivileged() =>
+                {
+                    return self.go_without(resources, errno, made);
+                }
+                Err((path, errno)) => return Err(mkdir_error(&path, errno)),
+            };
+            if hierarchy.has_v1_controller("cpuset") {
+                self.inherit_cpuset(&hierarchy, depth, made)?;
+            }
+            if !leaf_made {
+                new = false;
+                self.check_unused(&self.node(&hierarchy))?;
+            }
+        }
+        self.open_leaf().with_context(|| format!("cannot open the cgroup {}", self.shown()))?;
+        self.check_not_frozen()?;
+        let mut available = String::new();
+        if let Some(hierarchy) = self.unified_hierarchy().cloned() {
+            available = self.enable_controllers(&hierarchy, resources)?;
+        }
+        let mut warnings = Vec::new();
+        self.apply_limits(resources, &available, &mut warnings)?;
+        let rules =
+            resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
+        self.apply_devices(rules, new)?;
+        Ok(warnings)
+    }
+
+    /// Makes the directories that are missing; tells whether the last one was, or where it failed.
+    fn make_directories(
+        &self,
+        hierarchy: &Hierarchy,
+        made: &mut Vec<String>,
+    ) -> std::result::Result<bool, (String, Errno)> {
+        let path = &self.location.path;
+        let mut depth = hierarchy.existing.min(path.len() - 1);
+        let mut races = 0;
+        loop {
+            depth += 1;
+            let at = hierarchy.path(path, depth);
+            match Node::below(self.root.as_fd(), &at).mkdir() {
+                Ok(()) => made.push(at),
+                Err(Errno::EEXIST) if depth == path.len() => return Ok(false),
+                Err(Errno::EEXIST) => {}
+                // The last container in a shared parent has just taken the parent with it.
+                Err(Errno::ENOENT) if races < RACES => {
+                    races += 1;
+                    depth = 0;
+                    continue;
+                }
+                Err(errno) => return Err((at, errno)),
+            }
+            if depth == path.len() {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// A user without rights to any cgroup runs the container in their own, if no limit is asked
+    /// for: an engine's rootless mode without delegation.
+    fn go_without(
+        &mut self,
+        resources: Option<&LinuxResources>,
+        errno: Errno,
+        made: &mut Vec<String>,
+    ) -> Result<Vec<String>> {
+        for path in made.drain(..).rev() {
+            let _ = Node::below(self.root.as_fd(), &path).rmdir();
+        }
+        self.absent = Some(format!(
+            "this user may not make cgroups here ({errno}): start the runtime in a delegated cgroup (systemd-run --user --scope -p Delegate=yes), or take the limit out of config.json"
+        ));
+        let mut warnings = Vec::new();
+        self.apply_limits(resources, "", &mut warnings)?;
+        warnings.push(format!(
+            "the container has no cgroup of its own: this user may not make one in {} ({errno})",
+            self.shown()
+        ));
+        Ok(warnings)
+    }
+
+    /// A cgroup that was there before must not hold someone else's processes.
+    fn check_unused(&self, node: &Node) -> Result<()> {
+        let count = super::processes::all_below(node)?.len();
+        ensure!(
+            count == 0,
+            "linux.cgroupsPath: container's cgroup is not empty: {count} process(es) found in {}: choose another path, or end them first",
+            node.path()
+        );
+        Ok(())
+    }
+
+    /// In a frozen cgroup, or in a frozen parent's, the container's first process would never run
+    /// and the runtime wait for it for ever.
+    fn check_not_frozen(&self) -> Result<()> {
+        let frozen = match (self.v1_node("freezer"), self.unified()) {
+            (Some(node), _) => node.text("freezer.state")? != "THAWED",
+            (None, Some(node)) => {
+                node.text("cgroup.events")?.lines().any(|line| line == "frozen 1")
+            }
+            (None, None) => false,
+        };
+        ensure!(
+            !frozen,
+            "linux.cgroupsPath: container's cgroup {} is frozen, or a parent of it: thaw it or choose another path",
+            self.shown()
+        );
+        Ok(())
+    }
+
+    /// A v1 cpuset starts without CPUs and memory nodes, and takes no process then. Those of the
+    /// parent are passed down, from as far up as needed.
+    ///
+    /// For parents that we made, `cgroup.clone_children` has the kernel do it for the next
+    /// container, without rebuilding the scheduler's domains each time.
+    fn inherit_cpuset(
+        &self,
+        hierarchy: &Hierarchy,
+        depth: usize,
+        made: &[String],
+    ) -> Result<[String; 2]> {
+        const FILES: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
+        let node = self.node_at(hierarchy, depth);
+        let cpus = node.text(FILES[0])?;
+        let leaf = depth == self.location.path.len();
+        if leaf && !cpus.is_empty() {
+            // Given by clone_children, both of them, or by whoever made the cgroup.
+            return Ok([cpus, String::new()]);
+        }
+        let mut values = [cpus, node.text(FILES[1])?];
+        if depth == 0 || values.iter().all(|value| !value.is_empty()) {
+            return Ok(values);
+        }
+        let inherited = self.inherit_cpuset(hierarchy, depth - 1, made)?;
+        for ((value, inherited), file) in values.iter_mut().zip(inherited).zip(FILES) {
+            if value.is_empty() {
+                node.write(file, &inherited).with_context(|| {
+                    format!("cannot pass {inherited:?} on to {}/{file}", node.path())
+                })?;
+                *value = inherited;
+            }
+        }
+        if !leaf && made.contains(&hierarchy.path(&self.location.path, depth)) {
+            node.write("cgroup.clone_children", "1")
+                .with_context(|| format!("cannot set {}/cgroup.clone_children", node.path()))?;
+        }
+        Ok(values)
+    }
+
+    /// Enables controllers for the cgroup in the `cgroup.subtree_control` of all its parents;
+    /// returns those that it has then.
+    ///
+    /// On a v2 host these are all that the host offers, as in runc: engines read memory.current,
+    /// pids.current and the like of containers without limits. On a hybrid host it is only what
+    /// the limits need, because the numbers are read from v1 there.
+    fn enable_controllers(
+        &mut self,
+        hierarchy: &Hierarchy,
+        resources: Option<&LinuxResources>,
+    ) -> Result<String> {
+        let hybrid = self.location.hierarchies.len() > 1;
+        let needed: Vec<&str> = resources::needed_controllers(resources)
+            .into_iter()
+            .filter(|(v1, _)| self.v1_node(v1).is_none())
+            .map(|(_, v2)| v2)
+            .collect();
+        if hybrid && needed.is_empty() {
+            return Ok(String::new());
+        }
+        let leaf = self.node(hierarchy);
+        let available = leaf.text("cgroup.controllers")?;
+        let offered = self.node_at(hierarchy, 0).text("cgroup.controllers")?;
+        let mut wanted: Vec<&str> =
+            offered.split_whitespace().filter(|name| !hybrid || needed.contains(name)).collect();
+        // In a tree that was used before nothing is left to do.
+        if wanted.iter().all(|name| available.split(' ').any(|have| have == *name)) {
+            return Ok(available);
+        }
+        let mut notes = Vec::new();
+        for depth in 0..self.location.path.len() {
+            enable_in(&self.node_at(hierarchy, depth), &mut wanted, &mut notes)?;
+        }
+        let kind = leaf.text("cgroup.type")?;
+        if kind == "domain invalid" || kind == "threaded" {
+            bail!(
+                "linux.cgroupsPath: {} can't hold the processes of a container, because a parent is a threaded cgroup: choose another path",
+                leaf.path()
+            );
+        }
+        let available = leaf.text("cgroup.controllers")?;
+        self.not_enabled = notes;
+        Ok(available)
+    }
+}
+
+/// Enables what is not enabled yet; what can't be is taken off `wanted`, with a note why.
+fn enable_in(node: &Node, wanted: &mut Vec<&str>, notes: &mut Vec<String>) -> Result<()> {
+    const FILE: &str = "cgroup.subtree_control";
+    let enabled = node.text(FILE)?;
+    let missing: Vec<&str> = wanted
+        .iter()
+        .copied()
+        .filter(|name| !enabled.split(' ').any(|have| have == *name))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if holds_processes(node)? {
+        missing.iter().for_each(|name| give_up(node, name, Errno::EBUSY, wanted, notes));
+        return Ok(());
+    }
+    let all: Vec<String> = missing.iter().map(|name| format!("+{name}")).collect();
+    let Err(refused) = node.write(FILE, &all.join(" ")) else {
+        return Ok(());
+    };
+    // The kernel takes all or none: one by one shows which it is that it does not take, unless
+    // the reason is the cgroup.
+    let whole = matches!(refused, Errno::EACCES | Errno::EPERM | Errno::EROFS | Errno::EOPNOTSUPP);
+    for name in missing {
+        let result = if whole { Err(refused) } else { node.write(FILE, &format!("+{name}")) };
+        if let Err(errno) = result {
+            give_up(node, name, errno, wanted, notes);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a cgroup other than the root has processes itself. It can't be the parent of cgroups
+/// with controllers then; worse, enabling only such as can be threaded (cpu, pids) would be taken
+/// as the wish to make it a threaded one, which can't be undone.
+fn holds_processes(node: &Node) -> Result<bool> {
+    match node.read("cgroup.type") {
+        // The root of the whole tree has no type and is free to have both.
+        Err(Errno::ENOENT) => Ok(false),
+        // It has no such list, and refuses controllers by itself.
+        Ok(kind) if kind == "threaded" => Ok(false),
+        Ok(_) => Ok(!node.text("cgroup.procs")?.is_empty()),
+        Err(errno) => {
+            Err(errno).with_context(|| format!("cannot read {}/cgroup.type", node.path()))
+        }
+    }
+}
+
+fn give_up(node: &Node, name: &str, errno: Errno, wanted: &mut Vec<&str>, notes: &mut Vec<String>) {
+    wanted.retain(|wanted| *wanted != name);
+    let hint = match errno {
+        Errno::EBUSY => {
+            ", because it holds processes itself: move them into a cgroup below it, or choose another linux.cgroupsPath"
+        }
+        Errno::EOPNOTSUPP => ", because it is a threaded cgroup: choose another linux.cgroupsPath",
+        Errno::EACCES | Errno::EPERM | Errno::EROFS => {
+            ", because it is not ours: ask for its delegation (systemd: Delegate=yes)"
+        }
+        _ => "",
+    };
+    notes.push(format!("{name} could not be enabled in {}{hint} ({errno})", node.path()));
+}
+
+fn mkdir_error(path: &str, errno: Errno) -> anyhow::Error {
+    let hint = match errno {
+        Errno::EACCES | Errno::EPERM => {
+            ": this user may not make cgroups there: leave linux.cgroupsPath out, name a delegated cgroup, or run as root"
+        }
+        Errno::EROFS => ": the cgroup file system is mounted read-only",
+        Errno::EAGAIN => ": cgroup.max.descendants or cgroup.max.depth of a parent is reached",
+        Errno::ENAMETOOLONG => ": a name may have 255 bytes",
+        Errno::ENOSPC => ": the kernel has run out of cgroups",
+        _ => "",
+    };
+    anyhow::Error::new(errno)
+        .context(format!("linux.cgroupsPath: cannot make {}/{path}{hint}", super::ROOT))
+}
+
+impl Cgroup {
+    /// The version and the node of a controller, or an error for the property that needs it.
+    pub(super) fn controller(
+        &self,
+        v1: &str,
+        v2: &str,
+        available: &str,
+        property: &str,
+    ) -> Result<(Version, Node<'_>)> {
+        if let Some(node) = self.v1_node(v1) {
+            return Ok((Version::V1, node));
+        }
+        match self.unified() {
+            Some(node) if available.split(' ').any(|name| name == v2) => Ok((Version::V2, node)),
+            _ => Err(self.missing(v2, property)),
+        }
+    }
+
+    fn missing(&self, controller: &str, property: &str) -> anyhow::Error {
+        let why = if let Some(why) = &self.absent {
+            why.clone()
+        } else if self.unified_hierarchy().is_some() && self.leaf.is_none() {
+            format!("the cgroup {} is gone", self.shown())
+        } else if let Some(note) =
+            self.not_enabled.iter().find(|note| note.split(' ').next() == Some(controller))
+        {
+            note.clone()
+        } else if self.location.hierarchies.iter().any(|hierarchy| hierarchy.version == Version::V1)
+        {
+            format!("it is neither mounted in {} nor offered by the unified hierarchy", super::ROOT)
+        } else {
+            let offered = self
+                .unified_hierarchy()
+                .and_then(|hierarchy| self.node_at(hierarchy, 0).text("cgroup.controllers").ok());
+            match offered {
+                Some(offered) if offered.split(' ').any(|name| name == controller) => {
+                    format!(
+                        "it is not enabled for {} in the cgroup.subtree_control of its parents",
+                        self.shown()
+                    )
+                }
+                offered => format!("the host offers only: {}", offered.unwrap_or_default()),
+            }
+        };
+        anyhow::anyhow!(
+            "{property} needs the cgroup controller {controller:?}, which is not available here: {why}"
+        )
+    }
+}

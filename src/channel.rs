@@ -1,0 +1,211 @@
+//! The one channel between the parent (P) and the container's first process (C).
+//!
+//! ```text
+//! P                                            C
+//! clone3 ───────────────────────────────────▶  joins what it must; new user namespace: waits
+//! id maps written             ── Mapped ────▶  mounts the root filesystem …
+//! pid in its cgroups, on disk ── Placed ────▶  … waits for this before its cgroup namespace
+//! (hooks?)                    ◀─ Mounted ───
+//! prestart, createRuntime     ── HooksDone ─▶  createContainer hooks, pivot_root, masks, console
+//! keeps or passes the pty     ◀─ Console(fd)
+//! opens the gate              ◀─ Ready ─────   waits at the gate (`create`), or
+//!                             ── Start ─────▶  (`run`, `exec`) goes on
+//! exec has worked             ◀─ (end) ─────   execve closes the socket
+//! error                       ◀─ Failed ────   any step, or the exec itself
+//! ```
+//!
+//! A SEQPACKET pair: messages keep their borders, and the end of either side is seen at once.
+//! If P dies, C sees the end of the channel at its next step and exits.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
+    recvmsg, sendmsg, socketpair,
+};
+
+use crate::sys;
+
+/// The longest text that a message carries, in bytes; longer errors are cut.
+const MAX_TEXT: usize = 8 * 1024;
+
+/// What one side tells the other.
+#[derive(Debug)]
+pub enum Message {
+    /// The id maps are written.
+    Mapped,
+    /// The process is in its cgroups and its pid is on record.
+    Placed,
+    /// All mounts are made; hooks of the runtime may run now.
+    Mounted,
+    /// They have run.
+    HooksDone,
+    /// The master side of the container's terminal.
+    Console(OwnedFd),
+    /// Everything is set up but the program itself.
+    Ready,
+    /// Execute the program.
+    Start,
+    /// A step failed: the whole error chain, for people.
+    Failed(String),
+    /// Something odd that is no error.
+    Warning(String),
+}
+
+impl Message {
+    fn parts(&self) -> (u8, &str, Option<BorrowedFd<'_>>) {
+        match self {
+            Self::Mapped => (1, "", None),
+            Self::Placed => (2, "", None),
+            Self::Mounted => (3, "", None),
+            Self::HooksDone => (4, "", None),
+            Self::Console(fd) => (5, "", Some(fd.as_fd())),
+            Self::Ready => (6, "", None),
+            Self::Start => (7, "", None),
+            Self::Failed(text) => (8, text, None),
+            Self::Warning(text) => (9, text, None),
+        }
+    }
+
+    fn from_parts(tag: u8, text: &[u8], fd: Option<OwnedFd>) -> Result<Self> {
+        let text = || String::from_utf8_lossy(text).into_owned();
+        Ok(match (tag, fd) {
+            (1, None) => Self::Mapped,
+            (2, None) => Self::Placed,
+            (3, None) => Self::Mounted,
+            (4, None) => Self::HooksDone,
+            (5, Some(fd)) => Self::Console(fd),
+            (6, None) => Self::Ready,
+            (7, None) => Self::Start,
+            (8, None) => Self::Failed(text()),
+            (9, None) => Self::Warning(text()),
+            (tag, _) => bail!("channel: message {tag} makes no sense"),
+        })
+    }
+}
+
+/// One end of a channel.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+impl Channel {
+    /// Both ends of a new channel.
+    ///
+    /// # Errors
+    /// When the limit of open files is reached.
+    pub fn pair() -> Result<(Self, Self)> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let (a, b) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
+            .context("make the channel to the container's init (socketpair)")?;
+        Ok((Self(a), Self(b)))
+    }
+
+    /// A channel over a connected SEQPACKET socket.
+    pub fn over(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+
+    /// Sends `message`.
+    ///
+    /// # Errors
+    /// `EPIPE` when the other side is gone.
+    pub fn send(&self, message: &Message) -> Result<()> {
+        let (tag, text, fd) = message.parts();
+        let text = &text.as_bytes()[..text.len().min(MAX_TEXT)];
+        let data = [IoSlice::new(std::slice::from_ref(&tag)), IoSlice::new(text)];
+        let fds = fd.map(|fd| [fd.as_raw_fd()]);
+        let rights = fds.as_ref().map(|fds| ControlMessage::ScmRights(fds));
+        loop {
+            let flags = MsgFlags::MSG_NOSIGNAL;
+            match sendmsg::<UnixAddr>(self.0.as_raw_fd(), &data, rights.as_slice(), flags, None) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno).context("channel: send"),
+            }
+        }
+    }
+
+    /// The next message, or none when the other side has closed its end.
+    ///
+    /// # Errors
+    /// For a message that makes no sense.
+    pub fn receive(&self) -> Result<Option<Message>> {
+        let mut tag = [0u8];
+        let mut text = [0u8; MAX_TEXT];
+        let mut space = nix::cmsg_space!([i32; 1]);
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let (length, fd) = {
+            let mut data = [IoSliceMut::new(&mut tag), IoSliceMut::new(&mut text)];
+            let received = loop {
+                let fd = self.0.as_raw_fd();
+                match recvmsg::<UnixAddr>(fd, &mut data, Some(&mut space), flags) {
+                    Err(Errno::EINTR) => {}
+                    // The other side died with our last message unread.
+                    Err(Errno::ECONNRESET) => return Ok(None),
+                    other => break other.context("channel: receive")?,
+                }
+            };
+            let rights = received.cmsgs().context("channel: descriptors")?.find_map(|c| match c {
+                ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+                _ => None,
+            });
+            (received.bytes, rights.map(sys::fs::received))
+        };
+        match length {
+            0 => Ok(None),
+            length => Message::from_parts(tag[0], &text[..length - 1], fd).map(Some),
+        }
+    }
+
+    /// Waits for exactly `expected` (compared by kind).
+    ///
+    /// # Errors
+    /// When something else comes, or the other side is gone.
+    pub fn expect(&self, expected: &Message) -> Result<()> {
+        match self.receive()? {
+            Some(message) if message.parts().0 == expected.parts().0 => Ok(()),
+            Some(other) => bail!("channel: expected {expected:?}, got {other:?}"),
+            None => bail!("channel: the runtime ended while setting up the container"),
+        }
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_arrive_whole_and_in_order() {
+        let (a, b) = Channel::pair().unwrap();
+        a.send(&Message::Failed("no such thing".into())).unwrap();
+        a.send(&Message::Start).unwrap();
+        assert!(matches!(b.receive().unwrap(), Some(Message::Failed(t)) if t == "no such thing"));
+        b.expect(&Message::Start).unwrap();
+        drop(a);
+        assert!(b.receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn descriptors_travel() {
+        let (a, b) = Channel::pair().unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        a.send(&Message::Console(file.into())).unwrap();
+        assert!(matches!(b.receive().unwrap(), Some(Message::Console(_))));
+    }
+
+    #[test]
+    fn long_texts_are_cut_not_lost() {
+        let (a, b) = Channel::pair().unwrap();
+        a.send(&Message::Failed("x".repeat(MAX_TEXT + 1))).unwrap();
+        assert!(matches!(b.receive().unwrap(), Some(Message::Failed(t)) if t.len() == MAX_TEXT));
+    }
+}

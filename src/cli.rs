@@ -1,0 +1,234 @@
+//! The command line: runc's, flag for flag.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A low-level OCI container runtime.
+#[derive(Debug, Parser)]
+#[command(name = "ultari", disable_version_flag = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// Show more of what happens
+    #[arg(long, global = true)]
+    pub debug: bool,
+    /// File to write log lines to, beside standard error
+    #[arg(long, value_name = "FILE", global = true)]
+    pub log: Option<PathBuf>,
+    /// How lines of the log file look
+    #[arg(long, value_name = "FORMAT", default_value = "text", global = true)]
+    pub log_format: LogFormat,
+    /// Folder of the containers' records [default: /run/ultari, or $XDG_RUNTIME_DIR/ultari]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub root: Option<PathBuf>,
+    /// Have systemd make the cgroups (not supported yet)
+    #[arg(long, global = true)]
+    pub systemd_cgroup: bool,
+    /// Accepted for compatibility: true, false or auto
+    #[arg(long, value_name = "VALUE", hide = true)]
+    pub rootless: Option<String>,
+    /// Accepted for compatibility
+    #[arg(long, value_name = "PATH", hide = true)]
+    pub criu: Option<PathBuf>,
+    /// Print the version
+    #[arg(short = 'v', long)]
+    pub version: bool,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// key=value lines
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// `--format` of list and ps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// Columns
+    Table,
+    /// JSON
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create a container from a bundle; `start` runs its program
+    Create(Create),
+    /// Run the program of a created container
+    Start {
+        /// Name of the container
+        container_id: String,
+    },
+    /// Create a container, run its program, wait for it and delete the container
+    Run(Run),
+    /// Run a further program in a container
+    Exec(Box<Exec>),
+    /// Print the state of a container as JSON
+    State {
+        /// Name of the container
+        container_id: String,
+    },
+    /// Send a signal to a container's first process
+    Kill {
+        /// Name of the container
+        container_id: String,
+        /// Name or number
+        #[arg(default_value = "SIGTERM")]
+        signal: String,
+        /// To all processes of the container
+        #[arg(short, long)]
+        all: bool,
+    },
+    /// Delete a stopped container
+    Delete {
+        /// Name of the container
+        container_id: String,
+        /// Kill it first if it runs; an unknown one is no error
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// List the containers
+    List {
+        /// table or json
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        format: OutputFormat,
+        /// Names only
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// Show the processes of a container
+    Ps {
+        /// Name of the container
+        container_id: String,
+        /// table or json
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        format: OutputFormat,
+        /// Options of ps(1) [default: -ef]
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        ps_options: Vec<String>,
+    },
+    /// Freeze all processes of a container
+    Pause {
+        /// Name of the container
+        container_id: String,
+    },
+    /// Let the processes of a paused container go on
+    Resume {
+        /// Name of the container
+        container_id: String,
+    },
+    /// Write a config.json to start from
+    Spec {
+        /// Folder to write it to [default: the current one]
+        #[arg(short, long, value_name = "DIR")]
+        bundle: Option<PathBuf>,
+        /// For a user without privileges
+        #[arg(long)]
+        rootless: bool,
+    },
+    /// Print what this runtime supports, as JSON
+    Features,
+}
+
+/// Flags of create and run.
+#[derive(Args, Debug)]
+pub struct Create {
+    /// Name of the container: letters, digits and _ + - .
+    pub container_id: String,
+    /// Folder of the bundle [default: the current one]
+    #[arg(short, long, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
+    /// Socket that takes the master side of the container's terminal
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// File to write the pid to
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Move the root filesystem instead of pivot_root, which can't work on an initramfs
+    #[arg(long)]
+    pub no_pivot: bool,
+    /// Stay in the caller's session keyring
+    #[arg(long)]
+    pub no_new_keyring: bool,
+    /// Pass N descriptors from 3 on to the program, beside those of $LISTEN_FDS
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub preserve_fds: u32,
+}
+
+/// Flags of run.
+#[derive(Args, Debug)]
+pub struct Run {
+    /// Those of create
+    #[command(flatten)]
+    pub create: Create,
+    /// Do not wait for the program
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Do not delete the container after it has ended
+    #[arg(long)]
+    pub keep: bool,
+    /// Do not become the parent of orphans of the container
+    #[arg(long)]
+    pub no_subreaper: bool,
+}
+
+/// Flags of exec.
+#[derive(Args, Debug)]
+pub struct Exec {
+    /// Name of the container
+    pub container_id: String,
+    /// The program and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+    /// File with the process object to run
+    #[arg(short, long, value_name = "FILE")]
+    pub process: Option<PathBuf>,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// User to run as
+    #[arg(short, long, value_name = "UID[:GID]")]
+    pub user: Option<String>,
+    /// Working directory in the container
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<String>,
+    /// Environment variable
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// Capability to add
+    #[arg(short, long, value_name = "NAME")]
+    pub cap: Vec<String>,
+    /// Supplementary group to add
+    #[arg(short = 'g', long, value_name = "GID")]
+    pub additional_gids: Vec<u32>,
+    /// Set no_new_privs
+    #[arg(long)]
+    pub no_new_privs: bool,
+    /// AppArmor profile
+    #[arg(long, value_name = "PROFILE")]
+    pub apparmor: Option<String>,
+    /// SELinux context
+    #[arg(long, value_name = "LABEL")]
+    pub process_label: Option<String>,
+    /// Do not wait for it
+    #[arg(short, long)]
+    pub detach: bool,
+    /// File to write the pid to
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Socket that takes the master side of its terminal
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// Pass N descriptors from 3 on to the program, beside those of $LISTEN_FDS
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub preserve_fds: u32,
+    /// Also in a paused container, where it waits until that goes on
+    #[arg(long)]
+    pub ignore_paused: bool,
+}

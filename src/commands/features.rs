@@ -1,0 +1,37 @@
+//! `features` (runtime-spec features.md and features-linux.md).
+
+use anyhow::Result;
+use serde_json::json;
+use ultari::security::capabilities;
+use ultari::spec::{SPEC_VERSION, mount};
+
+pub fn features() -> Result<()> {
+    let features = json!({
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": SPEC_VERSION,
+        "hooks": [
+            "prestart", "createRuntime", "createContainer", "startContainer", "poststart",
+            "poststop"
+        ],
+        "mountOptions": mount::option_names(),
+        "linux": {
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
+            "capabilities": capabilities::names(),
+            "cgroup": {
+                "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true
+            },
+            "seccomp": ultari::security::seccomp::features(),
+            "apparmor": {"enabled": true},
+            "selinux": {"enabled": true},
+            "intelRdt": {"enabled": false},
+            "memoryPolicy": {},
+            "mountExtensions": {"idmap": {"enabled": false}},
+            "netDevices": {"enabled": false}
+        },
+        "annotations": {
+            "org.ultari.version": env!("CARGO_PKG_VERSION")
+        }
+    });
+    println!("{}", serde_json::to_string_pretty(&features)?);
+    Ok(())
+}

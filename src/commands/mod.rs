@@ -1,0 +1,162 @@
+//! One function a command: arguments in, library calls, output.
+
+mod exec;
+mod features;
+mod list;
+mod ps;
+mod run;
+mod spec;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Error, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use ultari::container::{Container, does_not_exist};
+use ultari::log;
+use ultari::state::Folder;
+
+use crate::cli::{Cli, Command, LogFormat};
+
+/// Runs the command; returns the exit status and the error to show.
+pub fn dispatch(cli: Cli) -> (i32, Option<Error>) {
+    let failure = if matches!(cli.command, Some(Command::Exec(_))) {
+        // As with runc: lower codes are those of the program.
+        255
+    } else {
+        1
+    };
+    match try_dispatch(cli) {
+        Ok(status) => (status, None),
+        Err(error) => (failure, Some(error)),
+    }
+}
+
+fn try_dispatch(cli: Cli) -> Result<i32> {
+    let format = match cli.log_format {
+        LogFormat::Text => log::Format::Text,
+        LogFormat::Json => log::Format::Json,
+    };
+    let log = cli.log.as_deref().filter(|path| !path.as_os_str().is_empty());
+    log::init(log, format, cli.debug)?;
+    if cli.version {
+        println!(
+            "ultari version {}\nspec: {}",
+            env!("CARGO_PKG_VERSION"),
+            ultari::spec::SPEC_VERSION
+        );
+        return Ok(0);
+    }
+    ensure!(
+        !cli.systemd_cgroup,
+        "--systemd-cgroup: not supported yet; leave it out to have cgroups made in the cgroup \
+         filesystem"
+    );
+    let root = match cli.root {
+        Some(root) => std::path::absolute(root).context("--root")?,
+        None => default_root(),
+    };
+    let command = cli.command.context("no command given; see ultari --help")?;
+    match command {
+        Command::Create(args) => run::create(root, args),
+        Command::Run(args) => run::run(root, args),
+        Command::Exec(args) => exec::exec(root, *args),
+        Command::Start { container_id } => Container::open(&root, &container_id)?.start().map(zero),
+        Command::State { container_id } => state(&root, &container_id).map(zero),
+        Command::Kill { container_id, signal, all } => {
+            let signal = parse_signal(&signal)?;
+            Container::open(&root, &container_id)?.kill(signal, all).map(zero)
+        }
+        Command::Delete { container_id, force } => delete(&root, &container_id, force).map(zero),
+        Command::List { format, quiet } => list::list(&root, format, quiet).map(zero),
+        Command::Ps { container_id, format, ps_options } => {
+            let container = Container::open(&root, &container_id)?;
+            ps::ps(&container, format, &ps_options).map(zero)
+        }
+        Command::Pause { container_id } => Container::open(&root, &container_id)?.pause().map(zero),
+        Command::Resume { container_id } => {
+            Container::open(&root, &container_id)?.resume().map(zero)
+        }
+        Command::Spec { bundle, rootless } => spec::spec(bundle, rootless).map(zero),
+        Command::Features => features::features().map(zero),
+    }
+}
+
+fn zero((): ()) -> i32 {
+    0
+}
+
+/// `/run/ultari`, or a folder of the user's own.
+fn default_root() -> PathBuf {
+    let personal = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
+    match personal {
+        Some(dir) if !nix::unistd::geteuid().is_root() => Path::new(&dir).join("ultari"),
+        _ => "/run/ultari".into(),
+    }
+}
+
+fn state(root: &Path, id: &str) -> Result<()> {
+    let state = Container::open(root, id)?.state()?;
+    println!("{}", serde_json::to_string_pretty(&state)?);
+    Ok(())
+}
+
+fn delete(root: &Path, id: &str, force: bool) -> Result<()> {
+    let Some(folder) = Folder::open(root, id)? else {
+        // Engines delete once more after a delete, to be sure.
+        ensure!(force, does_not_exist(root, id));
+        return Ok(());
+    };
+    match Container::open(root, id) {
+        Ok(container) => container.delete(force),
+        // Killed before the record was whole, when nothing else had been made.
+        Err(error) if force => {
+            log::debug(|| format!("{error:#}"));
+            folder.remove()
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A signal's number from its name (`TERM`, `SIGTERM`, `RTMIN+3`) or number.
+fn parse_signal(text: &str) -> Result<i32> {
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let number = match name.parse::<i32>() {
+        Ok(number) => number,
+        Err(_) => {
+            let real_time = |from: i32, rest: &str, sign: i32| {
+                let offset = rest.strip_prefix(if sign > 0 { '+' } else { '-' });
+                let offset = if rest.is_empty() { Some("0") } else { offset };
+                offset.and_then(|n| n.parse::<i32>().ok()).map(|n| from + sign * n)
+            };
+            let named = || format!("SIG{name}").parse::<Signal>().ok().map(|signal| signal as i32);
+            let number = match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
+                (Some(rest), _) => real_time(libc::SIGRTMIN(), rest, 1),
+                (_, Some(rest)) => real_time(libc::SIGRTMAX(), rest, -1),
+                _ => named(),
+            };
+            number.with_context(|| format!("signal {text:?} is unknown; `kill -l` lists them"))?
+        }
+    };
+    if !(1..=libc::SIGRTMAX()).contains(&number) {
+        bail!("signal {text:?} is not between 1 and {}", libc::SIGRTMAX());
+    }
+    Ok(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        for (text, number) in [("TERM", 15), ("SIGKILL", 9), ("9", 9), ("usr1", 10), ("37", 37)] {
+            assert_eq!(parse_signal(text).unwrap(), number, "{text}");
+        }
+        assert_eq!(parse_signal("RTMIN+3").unwrap(), libc::SIGRTMIN() + 3);
+        assert_eq!(parse_signal("SIGRTMAX-1").unwrap(), libc::SIGRTMAX() - 1);
+        for text in ["", "0", "65", "-1", "NOPE", "SIG", "RTMIN3"] {
+            parse_signal(text).unwrap_err();
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! `create` and `run`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use ultari::container::Container;
+use ultari::launch::{self, Child, Options};
+use ultari::supervise::{self, Signals};
+use ultari::sys;
+
+use crate::cli::{Create, Run};
+
+fn options(root: PathBuf, args: &Create, detach: bool) -> Result<(PathBuf, Options)> {
+    let bundle = args.bundle.as_deref().unwrap_or(Path::new("."));
+    let bundle = bundle.canonicalize().with_context(|| format!("--bundle {}", bundle.display()))?;
+    let absolute = |path: &PathBuf| std::path::absolute(path).context("working directory");
+    let options = Options {
+        root,
+        id: args.container_id.clone(),
+        pid_file: args.pid_file.as_ref().map(absolute).transpose()?,
+        console_socket: args.console_socket.as_ref().map(absolute).transpose()?,
+        no_pivot: args.no_pivot,
+        no_new_keyring: args.no_new_keyring,
+        preserve_fds: args.preserve_fds,
+        detach,
+    };
+    Ok((bundle, options))
+}
+
+pub fn create(root: PathBuf, args: Create) -> Result<i32> {
+    let (bundle, options) = options(root, &args, true)?;
+    launch::create(&bundle, &options, true)?;
+    Ok(0)
+}
+
+pub fn run(root: PathBuf, args: Run) -> Result<i32> {
+    let (bundle, options) = options(root, &args.create, args.detach)?;
+    if args.detach {
+        let (container, child) = launch::create(&bundle, &options, false)?;
+        start(&container, &child)?;
+        return Ok(0);
+    }
+    let signals = Signals::block()?;
+    if !args.no_subreaper {
+        sys::process::become_subreaper().context("become the parent of orphans")?;
+    }
+    let (container, mut child) = launch::create(&bundle, &options, false)?;
+    start(&container, &child)?;
+    let status = supervise::wait(&child.pidfd, &signals, child.console.take());
+    if !args.keep {
+        container.destroy()?;
+    }
+    status
+}
+
+/// Lets the program go; if that fails nothing of the container is left.
+fn start(container: &Container, child: &Child) -> Result<()> {
+    let started = child.start().and_then(|()| container.run_poststart(child.pid));
+    if let Err(error) = started {
+        if let Err(leftover) = container.destroy() {
+            ultari::log::warning(&format!("{leftover:#}"));
+        }
+        return Err(error);
+    }
+    Ok(())
+}

@@ -1,0 +1,395 @@
+//! The handle on an existing container: its status, signals, freezing, removal.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::errno::Errno;
+use oci_spec::runtime::LinuxNamespaceType as Ns;
+use serde_json::json;
+
+use crate::channel::{Channel, Message};
+use crate::procfs::Proc;
+use crate::spec::{self, Config};
+use crate::state::{Folder, Init, Record};
+use crate::{hooks, log, sys};
+
+/// How long a killed process may take to end.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where a container is in its life (runtime-spec runtime.md, "State"; `Paused` is runc's).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// A runtime is setting it up.
+    Creating,
+    /// Waits for `start`.
+    Created,
+    /// Its program was executed.
+    Running,
+    /// All its processes are frozen.
+    Paused,
+    /// Its first process has ended.
+    Stopped,
+}
+
+impl Status {
+    /// The word of the specification.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// A container that is on record.
+#[derive(Debug)]
+pub struct Container {
+    folder: Folder,
+    /// Its record.
+    pub record: Record,
+    proc: Proc,
+}
+
+/// The specification's state JSON.
+pub fn state_json(record: &Record, status: Status, pid: i32) -> serde_json::Value {
+    let mut state = json!({
+        "ociVersion": record.oci_version,
+        "id": record.id,
+        "status": status.word(),
+        "bundle": record.bundle,
+        "annotations": record.annotations,
+    });
+    // A pid is required while there is a process; runc says 0 when there is none.
+    state["pid"] = json!(pid);
+    state
+}
+
+impl Container {
+    /// The container `id` below the state root.
+    ///
+    /// # Errors
+    /// When there is none, or its record is damaged.
+    pub fn open(root: &Path, id: &str) -> Result<Self> {
+        let folder = Folder::open(root, id)?.with_context(|| does_not_exist(root, id))?;
+        let record = folder.record()?.with_context(|| {
+            format!(
+                "container {id} is half-made: a runtime is creating it, or was killed while it did \
+                 (`ultari delete --force {id}` removes it)"
+            )
+        })?;
+        Ok(Self { folder, record, proc: Proc::open()? })
+    }
+
+    pub(crate) fn from_parts(folder: Folder, record: Record, proc: Proc) -> Self {
+        Self { folder, record, proc }
+    }
+
+    pub(crate) fn proc(&self) -> &Proc {
+        &self.proc
+    }
+
+    /// The checked configuration that it was created with.
+    ///
+    /// # Errors
+    /// When the copy of config.json is gone.
+    pub fn config(&self) -> Result<Config> {
+        spec::parse(&self.folder.config()?, &self.record.bundle)
+            .with_context(|| format!("config.json of container {}", self.record.id))
+    }
+
+    /// Its status now, and the pid of its first process (0 when there is none).
+    ///
+    /// # Errors
+    /// When its files can't be read.
+    pub fn status(&self) -> Result<(Status, i32)> {
+        let (status, init) = self.look()?;
+        Ok((status, init.map_or(0, |init| init.pid)))
+    }
+
+    fn look(&self) -> Result<(Status, Option<Init>)> {
+        let (init, locked) = self.folder.init()?;
+        let alive = match init {
+            Some(init) => self.is_alive(init)?.then_some(init),
+            None => None,
+        };
+        let frozen = || self.record.cgroup.open()?.frozen();
+        let status = match (alive, locked) {
+            (None, false) => Status::Stopped,
+            // Without a process on record the lock is held by who is about to make one.
+            (None, true) => Status::Creating,
+            (Some(_), true) if !self.folder.has_gate()? => Status::Creating,
+            (Some(_), _) if frozen()? => Status::Paused,
+            (Some(_), true) => Status::Created,
+            (Some(_), false) => Status::Running,
+        };
+        Ok((status, alive))
+    }
+
+    fn is_alive(&self, init: Init) -> Result<bool> {
+        let stat = self.proc.stat(init.pid)?;
+        Ok(stat.is_some_and(|s| s.start_time == init.start_time && !matches!(s.state, 'Z' | 'X')))
+    }
+
+    /// The state JSON of this moment.
+    ///
+    /// # Errors
+    /// As [`Container::status`].
+    pub fn state(&self) -> Result<serde_json::Value> {
+        let (status, pid) = self.status()?;
+        let mut state = state_json(&self.record, status, pid);
+        // What runc adds to the specification's fields.
+        state["rootfs"] = json!(self.record.rootfs);
+        state["created"] = json!(self.record.created);
+        state["owner"] = json!(user_name(self.record.owner));
+        Ok(state)
+    }
+
+    /// A pidfd of the first process; none when it has ended.
+    ///
+    /// # Errors
+    /// When `/proc` can't be read.
+    pub fn init_pidfd(&self) -> Result<Option<(OwnedFd, i32)>> {
+        let (Some(init), _) = self.folder.init()? else { return Ok(None) };
+        let pidfd = match sys::clone::pidfd_open(init.pid) {
+            Ok(pidfd) => pidfd,
+            Err(Errno::ESRCH) => return Ok(None),
+            Err(errno) => return Err(errno).context("watch the container's process"),
+        };
+        // Only now is it certain that the descriptor and the record mean one process.
+        Ok(self.is_alive(init)?.then_some((pidfd, init.pid)))
+    }
+
+    /// Executes the program of a created container.
+    ///
+    /// # Errors
+    /// With the reason for which the program could not be executed.
+    pub fn start(&self) -> Result<()> {
+        let id = &self.record.id;
+        let (status, pid) = self.status()?;
+        ensure!(
+            status == Status::Created,
+            "cannot start container {id}: it is {}, not created",
+            status.word()
+        );
+        let config = self.config()?;
+        ensure!(
+            config.process.is_some(),
+            "cannot start container {id}: its config.json has no process"
+        );
+        let outcome = self.pass_gate().and_then(|()| self.poststart(&config, pid));
+        if let Err(error) = outcome {
+            // The specification wants a container whose start has failed to be stopped.
+            self.kill_all();
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    fn pass_gate(&self) -> Result<()> {
+        use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)
+            .context("make a socket")?;
+        let address = UnixAddr::new(&self.folder.gate_path()).context("address of the gate")?;
+        connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &address)
+            .context("connect to the container's init (another start may have been first)")?;
+        let channel = Channel::over(socket);
+        channel.send(&Message::Start)?;
+        wait_for_exec(&channel)
+    }
+
+    /// Runs the poststart hooks of a program just executed as process `pid`.
+    ///
+    /// # Errors
+    /// At the first hook that fails.
+    pub fn run_poststart(&self, pid: i32) -> Result<()> {
+        self.poststart(&self.config()?, pid)
+    }
+
+    fn poststart(&self, config: &Config, pid: i32) -> Result<()> {
+        if config.hooks.poststart.is_empty() {
+            return Ok(());
+        }
+        let state = state_json(&self.record, Status::Running, pid).to_string();
+        hooks::run_all("poststart", &config.hooks.poststart, &state, &self.record.bundle)
+    }
+
+    /// Sends a signal to the first process, or to all.
+    ///
+    /// # Errors
+    /// With runc's words, by which engines know that it has ended.
+    pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
+        let cgroup = self.record.cgroup.open()?;
+        // With the host's PID namespace the others would outlive the first process.
+        let shared = signal == libc::SIGKILL && self.config()?.namespaces.get(Ns::Pid).is_none();
+        let init = self.init_pidfd()?;
+        if all || (shared && init.is_some()) {
+            if cgroup.processes()?.is_empty() && init.is_none() {
+                bail!("container not running");
+            }
+            return match signal {
+                libc::SIGKILL => cgroup.kill(),
+                signal => cgroup.signal_all(signal),
+            };
+        }
+        let (pidfd, _) = init.context("container not running")?;
+        match sys::clone::pidfd_send_signal(pidfd.as_fd(), signal) {
+            Ok(()) => {}
+            Err(Errno::ESRCH) => bail!("container not running"),
+            Err(errno) => {
+                return Err(errno)
+                    .with_context(|| format!("send signal {signal} to the container"));
+            }
+        }
+        // A frozen process takes even SIGKILL only when it is thawed.
+        if signal == libc::SIGKILL && cgroup.frozen().unwrap_or(false) {
+            cgroup.thaw()?;
+        }
+        Ok(())
+    }
+
+    /// Freezes all processes.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn pause(&self) -> Result<()> {
+        let (status, _) = self.status()?;
+        ensure!(
+            matches!(status, Status::Running | Status::Created),
+            "cannot pause container {}: container not running or created ({})",
+            self.record.id,
+            status.word()
+        );
+        self.record.cgroup.open()?.freeze()
+    }
+
+    /// Lets frozen processes go on.
+    ///
+    /// # Errors
+    /// When it is not paused.
+    pub fn resume(&self) -> Result<()> {
+        let (status, _) = self.status()?;
+        ensure!(
+            status == Status::Paused,
+            "cannot resume container {}: container not paused ({})",
+            self.record.id,
+            status.word()
+        );
+        self.record.cgroup.open()?.thaw()
+    }
+
+    /// The pids of all processes, in the caller's PID namespace.
+    ///
+    /// # Errors
+    /// When the cgroup can't be read.
+    pub fn processes(&self) -> Result<Vec<i32>> {
+        self.record.cgroup.open()?.processes()
+    }
+
+    /// Removes a stopped or created container; with `force` any.
+    ///
+    /// # Errors
+    /// When it runs, or all that could not be removed.
+    pub fn delete(&self, force: bool) -> Result<()> {
+        let (status, _) = self.status()?;
+        // The specification allows stopped ones only; every engine relies on created ones too.
+        ensure!(
+            force || matches!(status, Status::Stopped | Status::Created),
+            "cannot delete container {} that is not stopped: {} (kill it first, or use --force)",
+            self.record.id,
+            status.word()
+        );
+        self.destroy()
+    }
+
+    /// Ends whatever is left of the container and removes every trace, going on after errors.
+    ///
+    /// # Errors
+    /// All that went wrong, together.
+    pub fn destroy(&self) -> Result<()> {
+        let config = self.config();
+        let mut errors = Vec::new();
+        let isolated = config.as_ref().is_ok_and(|c| c.namespaces.is_new(Ns::Pid));
+        // The end of a PID namespace's first process has ended all others.
+        if !(isolated && matches!(self.look(), Ok((Status::Stopped, _)))) {
+            self.kill_all();
+        }
+        let cgroup = self.record.cgroup.open();
+        errors.extend(cgroup.and_then(|cgroup| cgroup.remove()).err());
+        errors.extend(self.folder.remove().err());
+        if let Ok(config) = &config {
+            self.poststop(config);
+        }
+        match errors.len() {
+            0 => Ok(()),
+            _ => {
+                let texts: Vec<_> = errors.iter().map(|error| format!("{error:#}")).collect();
+                Err(anyhow!("remove container {}: {}", self.record.id, texts.join("; ")))
+            }
+        }
+    }
+
+    /// A failing poststop hook must not keep the others from running.
+    fn poststop(&self, config: &Config) {
+        for hook in &config.hooks.poststop {
+            let state = state_json(&self.record, Status::Stopped, 0).to_string();
+            let one = std::slice::from_ref(hook);
+            if let Err(error) = hooks::run_all("poststop", one, &state, &self.record.bundle) {
+                log::warning(&format!("{error:#}"));
+            }
+        }
+    }
+
+    /// Kills the first process and all in the cgroup, and waits for the first to be gone.
+    fn kill_all(&self) {
+        let init = self.init_pidfd().ok().flatten();
+        if let Some((pidfd, _)) = &init {
+            let _ = sys::clone::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+        }
+        if let Err(error) = self.record.cgroup.open().and_then(|cgroup| cgroup.kill()) {
+            log::debug(|| format!("kill what is left in the cgroup: {error:#}"));
+        }
+        if let Some((pidfd, pid)) = init
+            && !hooks::ends_within(&pidfd, KILL_TIMEOUT)
+        {
+            log::warning(&format!("process {pid} does not end after SIGKILL"));
+        }
+    }
+}
+
+/// The name of a user of the host, or the number where it has none.
+fn user_name(uid: u32) -> String {
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let of_user = |line: &str| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    };
+    passwd.lines().find_map(of_user).unwrap_or_else(|| uid.to_string())
+}
+
+/// The text that engines recognise.
+pub fn does_not_exist(root: &Path, id: &str) -> String {
+    format!("container does not exist: {id} (in {})", root.display())
+}
+
+/// Reads from the container's init until it has executed its program.
+///
+/// # Errors
+/// With the reason that it gives.
+pub(crate) fn wait_for_exec(channel: &Channel) -> Result<()> {
+    loop {
+        match channel.receive()? {
+            // The socket was closed by the exec.
+            None => return Ok(()),
+            Some(Message::Failed(text)) => bail!(text),
+            Some(Message::Warning(text)) => log::warning(&text),
+            Some(other) => bail!("channel: unexpected {other:?}"),
+        }
+    }
+}

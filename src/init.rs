@@ -1,0 +1,337 @@
+//! The container's first process, and the processes of `exec`: from the clone to the program.
+//!
+//! Runs in the child. Everything it needs was loaded and checked before the clone and came with
+//! it; everything it can't do itself the parent does, over the channel.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{SigSet, Signal};
+use oci_spec::runtime::LinuxNamespaceType as Ns;
+
+use crate::channel::{Channel, Message};
+use crate::container::{Status, state_json};
+use crate::procfs::Proc;
+use crate::rootfs::{self, devices, mask, mounts, root::Root};
+use crate::security::seccomp;
+use crate::spec::{Config, Hook, Process};
+use crate::state::{InitFile, Record};
+use crate::sys::clone::exit_now;
+use crate::{hooks, log, namespace, process, sys};
+
+/// Where the process waits before it becomes the program.
+pub enum Gate {
+    /// For the parent, which stays (`run`, `exec`).
+    Channel,
+    /// At a socket, for `start`; the parent opens it and goes.
+    Socket(OwnedFd),
+}
+
+/// What both kinds of process need.
+pub struct Common<'a> {
+    /// What to run; a container without a program waits until it is deleted.
+    pub process: Option<&'a Process>,
+    /// Its system call filter.
+    pub filter: Option<seccomp::Filter>,
+    /// The host's procfs.
+    pub proc: &'a Proc,
+    /// Descriptors from 3 on that the program inherits.
+    pub preserve_fds: u32,
+    /// Name of a new session keyring, if one is wanted.
+    pub keyring: Option<CString>,
+}
+
+/// What the first process of a container needs.
+pub struct NewContainer<'a> {
+    /// The checked config.json.
+    pub config: &'a Config,
+    /// What is on record.
+    pub record: &'a Record,
+    /// Bind mount sources that the parent had to open, by index of `mounts`.
+    pub sources: Vec<Option<OwnedFd>>,
+    /// Move the root instead of `pivot_root`.
+    pub no_pivot: bool,
+    /// Holds the lock that says "not yet executed".
+    pub init_file: InitFile,
+    /// Where to wait.
+    pub gate: Gate,
+    /// The rest.
+    pub common: Common<'a>,
+}
+
+/// Sets up the container and becomes its program.
+pub fn new_container(mut plan: NewContainer, channel: Channel) -> ! {
+    let gate = std::mem::replace(&mut plan.gate, Gate::Channel);
+    finish(channel, |channel| {
+        let console = set_up(&mut plan, channel)?;
+        let hooks = &plan.config.hooks.start_container;
+        let state = || own_state(&plan);
+        become_program(&plan.common, channel, gate, console, (hooks, &state))
+    })
+}
+
+/// Joins the container whose first process is `target` and becomes the program.
+pub fn joined(plan: &Common, target: &OwnedFd, flags: CloneFlags, channel: Channel) -> ! {
+    finish(channel, |channel| {
+        let console = join(plan, target, flags, channel)?;
+        become_program(plan, channel, Gate::Channel, console, (&[], &String::new))
+    })
+}
+
+/// Runs the child's life and reports its failure to whoever waits for it by then; never returns
+/// into the parent's code.
+fn finish(mut channel: Channel, life: impl FnOnce(&mut Channel) -> Result<Infallible>) -> ! {
+    let error = match life(&mut channel) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    let _ = channel.send(&Message::Failed(format!("{error:#}")));
+    exit_now(1)
+}
+
+fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>> {
+    let config = plan.config;
+    reset_signals()?;
+    // Devices and folders get the modes asked for, not what the caller's mask leaves of them.
+    sys::process::umask(0);
+    enter_user_namespace(config, channel)?;
+    start_session(&plan.common)?;
+    if let Some(path) = config.namespaces.get(Ns::Mount).and_then(|ns| ns.path.as_ref()) {
+        namespace::join(Ns::Mount, path)?;
+        nix::unistd::chdir(&config.rootfs)
+            .with_context(|| format!("root.path: change into {}", config.rootfs.display()))?;
+    }
+    let null = mask::open_null()?;
+    set_names(config)?;
+    let root = mount_all(plan, channel)?;
+    let console = set_up_console(plan, &root, channel)?;
+    run_hooks_before_pivot(plan, channel)?;
+    // Still before the pivot: the host's null device can be attached only while it is in sight.
+    mask::make_readonly(&root, &config.readonly_paths)?;
+    mask::mask(&root, &config.masked_paths, &null)?;
+    rootfs::pivot(&root, config, plan.no_pivot)?;
+    apply_sysctl(config, plan.common.proc)?;
+    Ok(console)
+}
+
+fn reset_signals() -> Result<()> {
+    // The program inherits what is ignored or blocked; nothing is to be.
+    sys::clone::reset_signal(Signal::SIGPIPE);
+    SigSet::empty().thread_set_mask().context("unblock signals")
+}
+
+/// In a new user namespace this process is nobody until its maps are written.
+fn enter_user_namespace(config: &Config, channel: &Channel) -> Result<()> {
+    if config.namespaces.is_new(Ns::User) {
+        channel.expect(&Message::Mapped)?;
+    }
+    if config.namespaces.get(Ns::User).is_some() {
+        become_root()?;
+    }
+    Ok(())
+}
+
+fn become_root() -> Result<()> {
+    sys::process::setgid(0).context("linux.gidMappings: become group 0 of the user namespace")?;
+    sys::process::setuid(0).context("linux.uidMappings: become user 0 of the user namespace")
+}
+
+fn start_session(plan: &Common) -> Result<()> {
+    nix::unistd::setsid().context("start a session")?;
+    if let Some(name) = &plan.keyring {
+        match sys::process::join_session_keyring(name) {
+            // A kernel without keyrings has none to hide; over quota the caller's is hidden too.
+            Ok(()) | Err(nix::errno::Errno::ENOSYS) => {}
+            Err(errno) => {
+                return Err(errno).context(
+                    "make a session keyring (--no-new-keyring does without; \
+                     kernel.keys.maxkeys limits their number)",
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn set_names(config: &Config) -> Result<()> {
+    if let Some(name) = &config.hostname {
+        nix::unistd::sethostname(name).with_context(|| format!("hostname: set {name:?}"))?;
+    }
+    if let Some(name) = &config.domainname {
+        sys::process::setdomainname(name).with_context(|| format!("domainname: set {name:?}"))?;
+    }
+    Ok(())
+}
+
+fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
+    let config = plan.config;
+    // Mounts shared with the host must be opened while they still are.
+    for (mount, source) in config.mounts.iter().zip(&mut plan.sources) {
+        if source.is_none() && mounts::is_shared(mount) {
+            *source = mounts::open_source(mount)?;
+        }
+    }
+    let root = rootfs::take_current_folder(config)?;
+    let around = mounts::Surroundings {
+        cgroup: &plan.record.cgroup,
+        cgroup_namespace: config.namespaces.get(Ns::Cgroup).is_some(),
+    };
+    let mut placed = false;
+    for (mount, source) in config.mounts.iter().zip(&mut plan.sources) {
+        // The parent moves this process into its cgroups meanwhile; only here does it matter.
+        if matches!(mount.kind, crate::spec::mount::Kind::Cgroup) && !placed {
+            enter_cgroup_namespace(config, channel)?;
+            placed = true;
+        }
+        mounts::make(&root, mount, source.take(), &around)?;
+    }
+    if !mounts::has_host_dev(&config.mounts) {
+        let bind = config.namespaces.get(Ns::User).is_some();
+        devices::make_all(&root, &config.devices, bind)?;
+    }
+    if !placed {
+        enter_cgroup_namespace(config, channel)?;
+    }
+    Ok(root)
+}
+
+fn enter_cgroup_namespace(config: &Config, channel: &Channel) -> Result<()> {
+    channel.expect(&Message::Placed)?;
+    if config.namespaces.is_new(Ns::Cgroup) {
+        unshare(CloneFlags::CLONE_NEWCGROUP).context("linux.namespaces (cgroup): make it")?;
+    }
+    // The launcher's binding to processors is not the container's.
+    match sys::process::reset_affinity() {
+        Ok(()) | Err(nix::errno::Errno::EINVAL) => Ok(()),
+        Err(errno) => Err(errno).context("allow all processors of the cgroup"),
+    }
+}
+
+fn set_up_console(plan: &NewContainer, root: &Root, channel: &Channel) -> Result<Option<OwnedFd>> {
+    let Some(process) = plan.common.process.filter(|process| process.terminal) else {
+        return Ok(None);
+    };
+    let tty = open_console(process, root, channel)?;
+    if !mounts::has_host_dev(&plan.config.mounts) {
+        devices::show_console(root, &tty)?;
+    }
+    Ok(Some(tty))
+}
+
+fn open_console(process: &Process, root: &Root, channel: &Channel) -> Result<OwnedFd> {
+    let master = devices::open_ptmx(root)?;
+    let tty = sys::tty::open_peer(&master).context("process.terminal: open its other side")?;
+    if let Some(size) = process.console_size {
+        sys::tty::set_window_size(&master, size).context("process.consoleSize")?;
+    }
+    channel.send(&Message::Console(master))?;
+    Ok(tty)
+}
+
+/// The state as hooks inside of the container see it: with its own pid.
+fn own_state(plan: &NewContainer) -> String {
+    let pid = nix::unistd::getpid().as_raw();
+    state_json(plan.record, Status::Creating, pid).to_string()
+}
+
+fn run_hooks_before_pivot(plan: &NewContainer, channel: &Channel) -> Result<()> {
+    let hooks = &plan.config.hooks;
+    if !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty() {
+        channel.send(&Message::Mounted)?;
+        channel.expect(&Message::HooksDone)?;
+    }
+    if hooks.create_container.is_empty() {
+        return Ok(());
+    }
+    let bundle = &plan.record.bundle;
+    hooks::run_all("createContainer", &hooks.create_container, &own_state(plan), bundle)
+}
+
+fn apply_sysctl(config: &Config, proc: &Proc) -> Result<()> {
+    for (path, value) in &config.sysctl {
+        let name = path.replace('/', ".");
+        proc.write(&format!("sys/{path}"), value)
+            .with_context(|| format!("linux.sysctl: set {name} to {value:?}"))?;
+    }
+    Ok(())
+}
+
+fn join(
+    plan: &Common,
+    target: &OwnedFd,
+    flags: CloneFlags,
+    channel: &Channel,
+) -> Result<Option<OwnedFd>> {
+    reset_signals()?;
+    channel.expect(&Message::Placed)?;
+    setns(target, flags).context("exec: join the container's namespaces")?;
+    if flags.contains(CloneFlags::CLONE_NEWUSER) {
+        become_root()?;
+    }
+    let _ = sys::process::reset_affinity();
+    start_session(plan)?;
+    let Some(process) = plan.process.filter(|process| process.terminal) else { return Ok(None) };
+    let path = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC;
+    let root = nix::fcntl::open("/", path, nix::sys::stat::Mode::empty()).context("open /")?;
+    open_console(process, &Root::new(root), channel).map(Some)
+}
+
+/// The last part, the same for every process: identity, gate, filter, exec.
+fn become_program(
+    plan: &Common,
+    channel: &mut Channel,
+    gate: Gate,
+    console: Option<OwnedFd>,
+    (start_hooks, state): (&[Hook], &dyn Fn() -> String),
+) -> Result<Infallible> {
+    prepare(plan, console)?;
+    channel.send(&Message::Ready)?;
+    channel.expect(&Message::Start)?;
+    if let Gate::Socket(socket) = gate {
+        // From now on errors interest whoever comes to the gate; the parent is gone.
+        *channel = wait_at_gate(&socket)?;
+    }
+    let Some(process) = plan.process else { exit_now(0) };
+    if !start_hooks.is_empty() {
+        hooks::run_all("startContainer", start_hooks, &state(), Path::new("/"))?;
+    }
+    Err(process::exec(process, plan.filter.as_ref()))
+}
+
+fn prepare(plan: &Common, console: Option<OwnedFd>) -> Result<()> {
+    if let Some(tty) = console {
+        sys::tty::make_controlling(&tty).context("process.terminal: control it")?;
+        for number in 0..3 {
+            sys::fs::dup_onto(&tty, number).context("process.terminal: use it")?;
+        }
+    }
+    // Whatever leaked into the caller or its engine ends with the exec.
+    sys::fs::cloexec_from(3 + plan.preserve_fds).context("close inherited descriptors")?;
+    let Some(process) = plan.process else { return Ok(()) };
+    process::apply_labels(process, plan.proc)?;
+    process::apply_limits(process)?;
+    // As root first, for folders that only root may search; else as the user, for those of
+    // network filesystems that distrust root.
+    let early = process::enter_cwd(&process.cwd);
+    process::take_identity(process)?;
+    match early {
+        Ok(()) => Ok(()),
+        Err(_) => process::enter_cwd(&process.cwd),
+    }
+}
+
+fn wait_at_gate(socket: &OwnedFd) -> Result<Channel> {
+    loop {
+        let connection = sys::fs::accept(socket.as_raw_fd()).context("wait at the gate")?;
+        let channel = Channel::over(connection);
+        match channel.receive() {
+            Ok(Some(Message::Start)) => return Ok(channel),
+            // Somebody looked in, or a start was killed before it said its word.
+            other => log::debug(|| format!("gate: {other:?}")),
+        }
+    }
+}

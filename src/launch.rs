@@ -1,0 +1,389 @@
+//! The parent's side of `create`, `run` and `exec`: from the bundle to a process that waits at
+//! its gate, and past it.
+
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
+};
+use oci_spec::runtime::LinuxNamespaceType as Ns;
+
+use crate::channel::{Channel, Message};
+use crate::container::{Container, Status, state_json, wait_for_exec};
+use crate::init::{self, Common, Gate, NewContainer};
+use crate::procfs::Proc;
+use crate::rootfs::mounts;
+use crate::security::seccomp;
+use crate::spec::{self, Config, Process};
+use crate::state::{Folder, Init, InitFile, Record};
+use crate::sys::clone::{Forked, clone3};
+use crate::{cgroup, console, hooks, log, namespace, sys};
+
+/// What the command line says beside the bundle.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The folder of all containers' records.
+    pub root: PathBuf,
+    /// The container's name.
+    pub id: String,
+    /// A file to write the pid to.
+    pub pid_file: Option<PathBuf>,
+    /// A socket that takes the terminal's master side.
+    pub console_socket: Option<PathBuf>,
+    /// Move the root filesystem instead of `pivot_root`.
+    pub no_pivot: bool,
+    /// Stay in the caller's session keyring.
+    pub no_new_keyring: bool,
+    /// Descriptors from 3 on that the program inherits.
+    pub preserve_fds: u32,
+    /// The caller goes away before the program ends.
+    pub detach: bool,
+}
+
+/// A process that waits to become its program.
+#[derive(Debug)]
+pub struct Child {
+    /// Its pid in the caller's PID namespace.
+    pub pid: i32,
+    /// Names it whatever happens to the pid.
+    pub pidfd: OwnedFd,
+    /// The master side of its terminal, when the caller keeps it.
+    pub console: Option<OwnedFd>,
+    channel: Channel,
+}
+
+impl Child {
+    /// Lets it execute its program.
+    ///
+    /// # Errors
+    /// With the reason for which it could not.
+    pub fn start(&self) -> Result<()> {
+        self.channel.send(&Message::Start)?;
+        wait_for_exec(&self.channel)
+    }
+
+    /// Ends and reaps it.
+    fn kill(&self) {
+        let _ = sys::clone::pidfd_send_signal(std::os::fd::AsFd::as_fd(&self.pidfd), libc::SIGKILL);
+        let _ = sys::clone::wait_status(std::os::fd::AsFd::as_fd(&self.pidfd));
+    }
+
+    /// Takes its messages until it is ready; `mounted` runs the hooks that want the mounts made.
+    fn converse(&mut self, options: &Options, mounted: &dyn Fn() -> Result<()>) -> Result<()> {
+        loop {
+            match self.channel.receive()? {
+                Some(Message::Ready) => break,
+                Some(Message::Mounted) => {
+                    mounted()?;
+                    self.channel.send(&Message::HooksDone)?;
+                }
+                Some(Message::Console(master)) => match &options.console_socket {
+                    Some(path) => console::send_master(path, &master)?,
+                    None => self.console = Some(master),
+                },
+                Some(Message::Warning(text)) => log::warning(&text),
+                Some(Message::Failed(text)) => bail!(text),
+                Some(other) => bail!("channel: unexpected {other:?}"),
+                None => bail!(
+                    "the container's init ended while it was set up (killed, perhaps for lack of \
+                     memory: is linux.resources.memory.limit too low?)"
+                ),
+            }
+        }
+        match &options.pid_file {
+            Some(path) => write_pid_file(path, self.pid),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Engines wait for the file and read it at once, so it must appear whole.
+fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    let context = || format!("--pid-file {}", path.display());
+    let name = path.file_name().with_context(context)?.to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    std::fs::write(&temporary, pid.to_string()).with_context(context)?;
+    std::fs::rename(&temporary, path).with_context(context)
+}
+
+/// Checks that a terminal has somebody to hold its other side.
+fn check_terminal(process: Option<&Process>, options: &Options) -> Result<()> {
+    let terminal = process.is_some_and(|process| process.terminal);
+    let socket = options.console_socket.is_some();
+    ensure!(
+        !terminal || socket || !options.detach,
+        "process.terminal: nobody would hold the terminal of a detached container; give \
+         --console-socket, or set it to false"
+    );
+    ensure!(
+        terminal || !socket,
+        "--console-socket: there is no terminal to pass (process.terminal is false)"
+    );
+    Ok(())
+}
+
+/// Compiles the filter early, so that its errors come before anything is made.
+fn compile(config: &Config) -> Result<Option<seccomp::Filter>> {
+    let Some(seccomp) = &config.seccomp else { return Ok(None) };
+    let filter = seccomp::compile(seccomp)?;
+    for warning in &filter.warnings {
+        log::warning(warning);
+    }
+    Ok(Some(filter))
+}
+
+fn keyring(options: &Options, id: &str) -> Result<Option<CString>> {
+    match options.no_new_keyring {
+        true => Ok(None),
+        false => Ok(Some(CString::new(format!("_ses.{id}"))?)),
+    }
+}
+
+/// Makes the container of the bundle in the absolute folder `bundle`, up to the point where its
+/// program could be executed. `wait_at_gate`: for a later `start`, else for [`Child::start`].
+///
+/// # Errors
+/// Names the step and the property; nothing is left behind.
+pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(Container, Child)> {
+    let (mut config, text) = spec::load(bundle)?;
+    check_terminal(config.process.as_ref(), options)?;
+    ensure!(
+        wait_at_gate || config.process.is_some(),
+        "config.json has no process: such a container can be created, but not run"
+    );
+    namespace::check_support(&config.namespaces)?;
+    if let Some(process) = &mut config.process {
+        let missing = process.capabilities.limit_to_available()?;
+        if !missing.is_empty() {
+            config
+                .warnings
+                .push(format!("process.capabilities: not available here: {}", missing.join(", ")));
+        }
+    }
+    config.warnings.iter().for_each(|warning| log::warning(warning));
+    let filter = compile(&config)?;
+    let proc = Proc::open()?;
+    let record = Record {
+        oci_version: config.oci_version.clone(),
+        id: options.id.clone(),
+        bundle: bundle.to_owned(),
+        rootfs: config.rootfs.clone(),
+        created: humantime::format_rfc3339_nanos(std::time::SystemTime::now()).to_string(),
+        owner: nix::unistd::geteuid().as_raw(),
+        annotations: config.annotations.clone(),
+        cgroup: cgroup::Location::locate(config.cgroups_path.as_deref(), &options.id)?,
+    };
+    let folder = Folder::create(&options.root, &options.id)?;
+    let init_file = folder.create_init().inspect_err(|_| drop(folder.remove()))?;
+    if let Err(error) = folder.write(&record, &text) {
+        let _ = folder.remove();
+        return Err(error);
+    }
+    let gate = folder.gate_path();
+    let container = Container::from_parts(folder, record, proc);
+    let made = make(&container, &config, filter, init_file, options, wait_at_gate.then_some(&gate));
+    match made {
+        Ok(child) => Ok((container, child)),
+        Err(error) => {
+            if let Err(leftover) = container.destroy() {
+                log::warning(&format!("{leftover:#}"));
+            }
+            Err(error)
+        }
+    }
+}
+
+fn make(
+    container: &Container,
+    config: &Config,
+    filter: Option<seccomp::Filter>,
+    init_file: InitFile,
+    options: &Options,
+    gate: Option<&PathBuf>,
+) -> Result<Child> {
+    let record = &container.record;
+    let proc = container.proc();
+    let (cgroup, warnings) = record.cgroup.create(config.resources.as_ref())?;
+    warnings.iter().for_each(|warning| log::warning(warning));
+    let gate_socket = match gate {
+        Some(_) => {
+            let flags = SockFlag::SOCK_CLOEXEC;
+            let made = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None);
+            Some(made.context("make the gate's socket")?)
+        }
+        None => None,
+    };
+    let child_gate = match &gate_socket {
+        Some(socket) => Gate::Socket(socket.try_clone().context("duplicate the gate's socket")?),
+        None => Gate::Channel,
+    };
+    // In a user namespace the child may not reach the sources; from here they can be.
+    let user_namespace = config.namespaces.get(Ns::User).is_some();
+    let open = |mount| if user_namespace { mounts::open_source(mount) } else { Ok(None) };
+    let sources = config.mounts.iter().map(open).collect::<Result<_>>()?;
+    let plan = NewContainer {
+        config,
+        record,
+        sources,
+        no_pivot: options.no_pivot,
+        init_file,
+        gate: child_gate,
+        common: Common {
+            process: config.process.as_ref(),
+            filter,
+            proc,
+            preserve_fds: options.preserve_fds,
+            keyring: keyring(options, &record.id)?,
+        },
+    };
+    let (mut child, init_file) = clone_init(plan, &cgroup)?;
+    let outcome = (|| {
+        if config.namespaces.is_new(Ns::User) {
+            namespace::write_id_maps(&config.namespaces, proc, child.pid)?;
+            child.channel.send(&Message::Mapped)?;
+        }
+        place(&child, &cgroup, config.process.as_ref(), proc)?;
+        let stat = proc.stat(child.pid)?.context("the container's init is gone")?;
+        init_file.write(Init { pid: child.pid, start_time: stat.start_time })?;
+        drop(init_file);
+        child.channel.send(&Message::Placed)?;
+        let pid = child.pid;
+        child.converse(options, &|| runtime_hooks(record, config, pid))?;
+        match (gate, gate_socket) {
+            (Some(path), Some(socket)) => open_gate(&child, path, &socket),
+            _ => Ok(()),
+        }
+    })();
+    match outcome {
+        Ok(()) => Ok(child),
+        Err(error) => {
+            child.kill();
+            Err(error)
+        }
+    }
+}
+
+/// Clones the first process. The caller's working directory and namespaces are the child's for
+/// that moment.
+fn clone_init(plan: NewContainer, cgroup: &cgroup::Cgroup) -> Result<(Child, InitFile)> {
+    let config = plan.config;
+    let namespaces = &config.namespaces;
+    let here = nix::fcntl::open(
+        ".",
+        nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC,
+        nix::sys::stat::Mode::empty(),
+    )
+    .context("open the working directory")?;
+    nix::unistd::chdir(&config.rootfs)
+        .with_context(|| format!("root.path: change into {}", config.rootfs.display()))?;
+    let back = namespace::enter_for_child(namespaces, plan.common.proc)?;
+    let (channel, theirs) = Channel::pair()?;
+    let flags = namespace::clone_flags(namespaces);
+    match clone3(flags, cgroup.clone_fd()).context("clone the container's init (clone3)")? {
+        Forked::Child => {
+            drop(channel);
+            init::new_container(plan, theirs)
+        }
+        Forked::Parent { pid, pidfd } => {
+            let child = Child { pid, pidfd, console: None, channel };
+            let returned = back.go();
+            let returned = returned.and_then(|()| {
+                nix::unistd::fchdir(&here).context("return to the working directory")
+            });
+            if let Err(error) = returned {
+                child.kill();
+                return Err(error);
+            }
+            Ok((child, plan.init_file))
+        }
+    }
+}
+
+/// What only the parent may do to the child: its cgroups, its rank for the OOM killer.
+fn place(
+    child: &Child,
+    cgroup: &cgroup::Cgroup,
+    process: Option<&Process>,
+    proc: &Proc,
+) -> Result<()> {
+    if cgroup.clone_fd().is_none() {
+        cgroup.add(child.pid)?;
+    }
+    if let Some(score) = process.and_then(|process| process.oom_score_adj) {
+        proc.write(&format!("{}/oom_score_adj", child.pid), &score.to_string()).with_context(
+            || {
+                format!(
+                    "process.oomScoreAdj: set {score} (going below the caller's value needs \
+                     CAP_SYS_RESOURCE)"
+                )
+            },
+        )?;
+    }
+    Ok(())
+}
+
+fn runtime_hooks(record: &Record, config: &Config, pid: i32) -> Result<()> {
+    let state = state_json(record, Status::Creating, pid).to_string();
+    hooks::run_all("prestart", &config.hooks.prestart, &state, &record.bundle)?;
+    hooks::run_all("createRuntime", &config.hooks.create_runtime, &state, &record.bundle)
+}
+
+/// The gate appears on disk when everything else is ready: that makes the container "created".
+fn open_gate(child: &Child, path: &Path, socket: &OwnedFd) -> Result<()> {
+    let address = UnixAddr::new(path).context("address of the gate")?;
+    bind(socket.as_raw_fd(), &address).context("make the gate")?;
+    listen(socket, Backlog::new(16).context("backlog")?).context("open the gate")?;
+    child.channel.send(&Message::Start)
+}
+
+/// Starts a further process in `container`, up to the point where its program could be executed.
+///
+/// # Errors
+/// When the container does not run, or the step and property that failed.
+pub fn exec(container: &Container, process: &Process, options: &Options) -> Result<Child> {
+    check_terminal(Some(process), options)?;
+    let id = &container.record.id;
+    let config = container.config()?;
+    let (target, _) = container
+        .init_pidfd()?
+        .with_context(|| format!("cannot exec in container {id}: it is stopped"))?;
+    let proc = container.proc();
+    let cgroup = container.record.cgroup.open()?;
+    let plan = Common {
+        process: Some(process),
+        filter: compile(&config)?,
+        proc,
+        preserve_fds: options.preserve_fds,
+        keyring: keyring(options, id)?,
+    };
+    let flags = config.namespaces.all_flags();
+    // A process can't change its own PID namespace, only its children's.
+    if flags.contains(CloneFlags::CLONE_NEWPID) {
+        setns(&target, CloneFlags::CLONE_NEWPID).context("exec: enter the PID namespace")?;
+    }
+    let (channel, theirs) = Channel::pair()?;
+    let mut child = match clone3(CloneFlags::empty(), cgroup.clone_fd()).context("exec: clone3")? {
+        Forked::Child => {
+            drop(channel);
+            // The container's processes see this one as soon as it is in their PID namespace.
+            let _ = sys::process::set_dumpable(false);
+            init::joined(&plan, &target, flags - CloneFlags::CLONE_NEWPID, theirs)
+        }
+        Forked::Parent { pid, pidfd } => Child { pid, pidfd, console: None, channel },
+    };
+    drop(theirs);
+    let outcome = place(&child, &cgroup, Some(process), proc)
+        .and_then(|()| child.channel.send(&Message::Placed))
+        .and_then(|()| child.converse(options, &|| Ok(())));
+    match outcome {
+        Ok(()) => Ok(child),
+        Err(error) => {
+            child.kill();
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Getting a process into its namespaces: those made anew come from `clone3`, those of a path are
+//! entered before it.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sched::{CloneFlags, setns, unshare};
+use oci_spec::runtime::LinuxNamespaceType as Ns;
+
+use crate::procfs::Proc;
+use crate::spec::Namespaces;
+use crate::spec::namespace::{IdMapping, flag, word};
+use crate::sys::clone::CLONE_NEWTIME;
+
+/// The kernel's name of a namespace file (namespaces(7)).
+fn file_name(kind: Ns) -> &'static str {
+    match kind {
+        Ns::Mount => "mnt",
+        Ns::Network => "net",
+        // Entered by the next child only, as unshare and setns have it for these two.
+        Ns::Pid => "pid_for_children",
+        Ns::Time => "time_for_children",
+        other => word(other),
+    }
+}
+
+/// Opens the namespace that config.json names.
+///
+/// # Errors
+/// When the path is missing, or a namespace of another kind.
+fn open(kind: Ns, path: &Path) -> Result<File> {
+    File::open(path)
+        .with_context(|| format!("linux.namespaces ({}).path {}", word(kind), path.display()))
+}
+
+/// Enters the namespace at `path`.
+///
+/// # Errors
+/// When it can't be opened or entered.
+pub fn join(kind: Ns, path: &Path) -> Result<()> {
+    let file = open(kind, path)?;
+    setns(&file, flag(kind)).with_context(|| {
+        format!(
+            "linux.namespaces ({}).path {}: join it (is it a namespace of that type?)",
+            word(kind),
+            path.display()
+        )
+    })
+}
+
+/// The caller's own namespaces, to come back to after the clone.
+#[derive(Default)]
+pub struct Return(Vec<(Ns, OwnedFd)>);
+
+impl Return {
+    /// Brings the caller back to where it was.
+    ///
+    /// # Errors
+    /// When the kernel refuses, after which nothing sensible can be done.
+    pub fn go(self) -> Result<()> {
+        for (kind, file) in self.0 {
+            setns(&file, flag(kind))
+                .with_context(|| format!("come back to the {} namespace", word(kind)))?;
+        }
+        Ok(())
+    }
+}
+
+/// Enters what the next child is to be born in: the joined namespaces but the mount and user
+/// ones, and a new time namespace, whose clocks can be set only before anyone is in it.
+///
+/// # Errors
+/// Names the namespace.
+pub fn enter_for_child(namespaces: &Namespaces, proc: &Proc) -> Result<Return> {
+    let mut back = Return::default();
+    let mut remember = |kind: Ns| -> Result<()> {
+        let path = format!("/proc/self/ns/{}", file_name(kind));
+        let file = File::open(&path).with_context(|| format!("open {path}"))?;
+        back.0.push((kind, file.into()));
+        Ok(())
+    };
+    for (kind, path) in namespaces.joined() {
+        if matches!(kind, Ns::Mount | Ns::User) {
+            continue;
+        }
+        remember(kind)?;
+        join(kind, path)?;
+    }
+    if namespaces.is_new(Ns::Time) {
+        remember(Ns::Time)?;
+        unshare(CLONE_NEWTIME).context("linux.namespaces (time): make it")?;
+        let lines: String = (namespaces.time_offsets.iter())
+            .map(|o| format!("{} {} {}\n", o.clock, o.seconds, o.nanoseconds))
+            .collect();
+        if !lines.is_empty() {
+            proc.write("self/timens_offsets", &lines).context("linux.timeOffsets: set them")?;
+        }
+    }
+    Ok(back)
+}
+
+/// What `clone3` makes. A cgroup namespace shows its tree from where its maker is at that moment,
+/// so the child makes that itself once it is in its cgroup; a time namespace is made before.
+pub fn clone_flags(namespaces: &Namespaces) -> CloneFlags {
+    namespaces.new_flags() - CloneFlags::CLONE_NEWCGROUP - CLONE_NEWTIME
+}
+
+/// Writes the id maps of process `pid`, which is in a new user namespace.
+///
+/// # Errors
+/// When the kernel refuses a map, say because the caller does not own the host's ids.
+pub fn write_id_maps(namespaces: &Namespaces, proc: &Proc, pid: i32) -> Result<()> {
+    let lines = |mappings: &[IdMapping]| -> String {
+        let line = |m: &IdMapping| format!("{} {} {}\n", m.container, m.host, m.size);
+        mappings.iter().map(line).collect()
+    };
+    let privileged = nix::unistd::geteuid().is_root();
+    if !privileged {
+        // Who may not change its groups may map them (user_namespaces(7)).
+        proc.write(&format!("{pid}/setgroups"), "deny").context("forbid setgroups")?;
+    }
+    for (file, property, mappings) in [
+        ("uid_map", "linux.uidMappings", &namespaces.uid_mappings),
+        ("gid_map", "linux.gidMappings", &namespaces.gid_mappings),
+    ] {
+        proc.write(&format!("{pid}/{file}"), &lines(mappings)).with_context(|| {
+            let hint =
+                if privileged { "" } else { " (without privileges only your own id can be)" };
+            format!("{property}: set the map{hint}")
+        })?;
+    }
+    Ok(())
+}
+
+/// Refuses namespaces that the kernel lacks, by name, before anything is made.
+///
+/// # Errors
+/// Names the namespace.
+pub fn check_support(namespaces: &Namespaces) -> Result<()> {
+    for kind in [Ns::Cgroup, Ns::Time, Ns::User] {
+        if namespaces.get(kind).is_none() {
+            continue;
+        }
+        let path = format!("/proc/self/ns/{}", word(kind));
+        ensure!(
+            Path::new(&path).exists(),
+            "linux.namespaces: this kernel has no {} namespaces",
+            word(kind)
+        );
+    }
+    if namespaces.get(Ns::Mount).is_none() {
+        bail!(
+            "linux.namespaces: without {{\"type\": \"mount\"}} the container's mounts would be the \
+             host's; add it"
+        );
+    }
+    Ok(())
+}

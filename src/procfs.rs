@@ -1,0 +1,128 @@
+//! The one handle on procfs that everything goes through.
+//!
+//! A path below `/proc` can be a symbolic link or another filesystem by the time it is opened
+//! (CVE-2019-19921, CVE-2025-52881). The handle is opened once on the host's `/proc`, before any
+//! container can have touched it, and is checked to be procfs; look-ups can't leave it. It stays
+//! good after `pivot_root`: `self` is the process that asks, and `sys/net`, `sys/kernel` show the
+//! namespaces of the process that asks.
+
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+
+use crate::sys::fs::{Resolve, openat2};
+
+/// A checked descriptor of `/proc`.
+#[derive(Debug)]
+pub struct Proc(OwnedFd);
+
+impl Proc {
+    /// Opens the host's `/proc`.
+    ///
+    /// # Errors
+    /// When nothing, or something else, is mounted there.
+    pub fn open() -> Result<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fd = open("/proc", flags, Mode::empty()).context("open /proc")?;
+        let kind = fstatfs(&fd).context("examine /proc")?.filesystem_type();
+        if kind != PROC_SUPER_MAGIC {
+            bail!("/proc is not a procfs; mount one (mount -t proc proc /proc)");
+        }
+        Ok(Self(fd))
+    }
+
+    /// Opens `path` (relative to `/proc`), never leaving this procfs.
+    ///
+    /// # Errors
+    /// Those of `openat2(2)`.
+    pub fn open_file(&self, path: &str, flags: OFlag) -> nix::Result<OwnedFd> {
+        let resolve = Resolve::BENEATH | Resolve::NO_XDEV | Resolve::NO_MAGICLINKS;
+        openat2(&self.0, path, flags, 0, resolve)
+    }
+
+    /// Writes `value` to the file `path` in one system call, as procfs files want it.
+    ///
+    /// # Errors
+    /// Those of open and write.
+    pub fn write(&self, path: &str, value: &str) -> nix::Result<()> {
+        let file = self.open_file(path, OFlag::O_WRONLY)?;
+        std::fs::File::from(file).write_all(value.as_bytes()).map_err(errno_of)
+    }
+
+    /// The text of the file `path`.
+    ///
+    /// # Errors
+    /// Those of open and read.
+    pub fn read(&self, path: &str) -> nix::Result<String> {
+        let file = self.open_file(path, OFlag::O_RDONLY)?;
+        let mut text = String::new();
+        std::fs::File::from(file).read_to_string(&mut text).map_err(errno_of)?;
+        Ok(text)
+    }
+
+    /// State letter and start time (clock ticks since boot) of process `pid` (proc_pid_stat(5));
+    /// none when there is no such process.
+    ///
+    /// # Errors
+    /// When the file can't be read or makes no sense.
+    pub fn stat(&self, pid: i32) -> Result<Option<ProcessStat>> {
+        let text = match self.read(&format!("{pid}/stat")) {
+            Ok(text) => text,
+            Err(Errno::ENOENT | Errno::ESRCH) => return Ok(None),
+            Err(errno) => return Err(errno).with_context(|| format!("read /proc/{pid}/stat")),
+        };
+        let parsed = parse_stat(&text).with_context(|| format!("/proc/{pid}/stat: {text:?}"))?;
+        Ok(Some(parsed))
+    }
+}
+
+/// What tells one process from a later one with the same pid, and whether it still runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessStat {
+    /// `R`, `S`, `Z` …
+    pub state: char,
+    /// Clock ticks since boot.
+    pub start_time: u64,
+}
+
+fn parse_stat(text: &str) -> Option<ProcessStat> {
+    // The name in parentheses may itself hold spaces and parentheses.
+    let mut fields = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let start_time = fields.nth(18)?.parse().ok()?;
+    Some(ProcessStat { state, start_time })
+}
+
+fn errno_of(error: std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_parentheses_do_not_confuse() {
+        let stat = parse_stat("7 (a) b (c)) Z 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 99 5");
+        assert_eq!(stat, Some(ProcessStat { state: 'Z', start_time: 99 }));
+    }
+
+    #[test]
+    fn own_process_is_found_and_others_are_not() {
+        let proc = Proc::open().unwrap();
+        assert!(proc.stat(std::process::id() as i32).unwrap().is_some());
+        assert_eq!(proc.stat(i32::MAX).unwrap(), None);
+    }
+
+    #[test]
+    fn look_ups_cannot_leave_procfs() {
+        let proc = Proc::open().unwrap();
+        assert!(proc.open_file("self/root/etc", OFlag::O_RDONLY).is_err());
+        assert!(proc.open_file("../etc", OFlag::O_RDONLY).is_err());
+    }
+}

@@ -1,0 +1,79 @@
+//! The container's view of files: its root, mounts, devices and masks.
+//!
+//! Runs in the container's first process, in its new mount namespace. The order is that of the
+//! functions in [`Rootfs`]: take the root, mount, make devices; then, after the hooks, mask what
+//! is to be hidden and pivot. Every mount is made and configured while detached and attached by
+//! descriptor.
+
+pub mod copy_up;
+pub mod devices;
+pub mod mask;
+pub mod mounts;
+pub mod root;
+
+use std::os::fd::OwnedFd;
+
+use anyhow::{Context, Result};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+
+use crate::spec::Config;
+use crate::spec::mount::ATTR_RDONLY;
+use crate::sys::mount::{MountAttr, attach, clone_tree, pivot_here, set_attr};
+use root::Root;
+
+/// Takes the current folder as the root filesystem: a mount of its own, in a mount tree that no
+/// longer receives what it should not from the host's. The current folder survives the making of
+/// the mount namespace, so that not even a root in a folder that the container's users can't
+/// reach is a problem.
+///
+/// # Errors
+/// Names the step.
+pub fn take_current_folder(config: &Config) -> Result<Root> {
+    // Mounts of the host may come in, none may go out, unless the container asked for neither.
+    let private = config.rootfs_propagation.is_some_and(|p| p.flag == libc::MS_PRIVATE);
+    let propagation = if private { libc::MS_PRIVATE } else { libc::MS_SLAVE };
+    let host_root = open_path("/").context("open the host's root")?;
+    let attr = MountAttr { propagation, ..MountAttr::default() };
+    set_attr(&host_root, attr, true).context(
+        "linux.rootfsPropagation: detach mount events from the host's (is / a mount point?)",
+    )?;
+    let here = open_path(".").context("open root.path")?;
+    let tree = clone_tree(&here, "", true).context("root.path: make a mount of it")?;
+    attach(&tree, &here).context("root.path: attach its mount")?;
+    Ok(Root::new(tree))
+}
+
+fn open_path(path: &str) -> nix::Result<OwnedFd> {
+    open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+/// Makes the root the root of this mount namespace and lets go of the host's.
+///
+/// # Errors
+/// Names the step.
+pub fn pivot(root: &Root, config: &Config, no_pivot: bool) -> Result<()> {
+    nix::unistd::fchdir(root).context("root.path: change into it")?;
+    if no_pivot {
+        let host_root = open_path("/").context("open the host's root")?;
+        attach(root, &host_root).context("--no-pivot: move the root filesystem onto /")?;
+        nix::unistd::chroot(".").context("--no-pivot: chroot into the root filesystem")?;
+        nix::unistd::chdir("/").context("--no-pivot: change into the new root")?;
+    } else {
+        pivot_here().context(
+            "root.path: pivot_root into it (on an initramfs, where that can't work: --no-pivot)",
+        )?;
+    }
+    let attr = MountAttr {
+        set: if config.rootfs_readonly { ATTR_RDONLY } else { 0 },
+        ..MountAttr::default()
+    };
+    if attr != MountAttr::default() {
+        set_attr(root, attr, false).context("root.readonly: make the root read-only")?;
+    }
+    if let Some(propagation) = config.rootfs_propagation {
+        let attr = MountAttr { propagation: propagation.flag, ..MountAttr::default() };
+        set_attr(root, attr, propagation.recursive).context("linux.rootfsPropagation: set it")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,214 @@
+//! Making the entries of `mounts`.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag};
+use nix::sys::stat::{Mode, fstat, mkdirat};
+use nix::unistd::symlinkat;
+
+use super::copy_up;
+use super::root::{Root, TargetKind, is_folder};
+use crate::cgroup;
+use crate::spec::mount::{ATTR_RDONLY, Kind, Mount, Propagation};
+use crate::sys::mount::{FsContext, MountAttr, attach, clone_tree, set_attr};
+
+/// What the mounts need to know beside the root.
+pub struct Surroundings<'a> {
+    /// The container's cgroup.
+    pub cgroup: &'a cgroup::Location,
+    /// Whether the container has a cgroup namespace, so that it can't see other cgroups.
+    pub cgroup_namespace: bool,
+}
+
+/// A detached copy of what a bind mount shows.
+///
+/// # Errors
+/// When the source is missing.
+pub fn open_source(mount: &Mount) -> Result<Option<OwnedFd>> {
+    let Kind::Bind { source, recursive } = &mount.kind else { return Ok(None) };
+    let tree = clone_tree(AT_FDCWD, source.as_path(), *recursive)
+        .with_context(|| format!("{}: bind mount source {}", mount.property, source.display()))?;
+    Ok(Some(tree))
+}
+
+/// Whether the source must be opened before the mount tree is cut off from the host's, because
+/// what is mounted below it later has to appear on the host too.
+pub fn is_shared(mount: &Mount) -> bool {
+    mount.propagation.is_some_and(|propagation| propagation.flag == libc::MS_SHARED)
+}
+
+/// Makes one mount; `source` is what [`open_source`] gave when that ran earlier.
+///
+/// # Errors
+/// Names the entry of config.json and the step.
+pub fn make(
+    root: &Root,
+    mount: &Mount,
+    source: Option<OwnedFd>,
+    around: &Surroundings,
+) -> Result<()> {
+    let made = match &mount.kind {
+        Kind::Bind { .. } => {
+            let tree = match source {
+                Some(tree) => Some(tree),
+                None => open_source(mount)?,
+            };
+            bind(root, mount, &tree.context("a bind mount without a source")?)
+        }
+        Kind::Filesystem { .. } => filesystem(root, mount),
+        Kind::Cgroup => cgroups(root, mount, around),
+        Kind::Remount => remount(root, mount),
+    };
+    made.with_context(|| mount.property.clone())
+}
+
+fn set_attributes(tree: impl AsFd, mount: &Mount) -> Result<()> {
+    let set = |attr: MountAttr, recursive| {
+        if attr == MountAttr::default() {
+            return Ok(());
+        }
+        set_attr(&tree, attr, recursive).context("set the mount's options")
+    };
+    set(mount.recursive_attr, true)?;
+    set(mount.attr, false)
+}
+
+fn set_propagation(tree: impl AsFd, propagation: Propagation) -> Result<()> {
+    let attr = MountAttr { propagation: propagation.flag, ..MountAttr::default() };
+    set_attr(tree, attr, propagation.recursive).context("set the mount's propagation")
+}
+
+fn bind(root: &Root, mount: &Mount, tree: &OwnedFd) -> Result<()> {
+    let kind = match is_folder(&fstat(tree).context("examine the source")?) {
+        true => TargetKind::Folder,
+        false => TargetKind::File,
+    };
+    set_attributes(tree, mount)?;
+    // The source may have been opened where it is shared with the host.
+    let propagation =
+        mount.propagation.unwrap_or(Propagation { flag: libc::MS_SLAVE, recursive: true });
+    set_propagation(tree, propagation)?;
+    let target = root.mount_target(&mount.destination, kind)?;
+    attach(tree, &target).context("attach the mount")
+}
+
+fn filesystem(root: &Root, mount: &Mount) -> Result<()> {
+    let Kind::Filesystem { fstype, source, data, copy_up } = &mount.kind else { return Ok(()) };
+    let name = fstype.to_string_lossy();
+    // The kernel's own interfaces must be where everybody expects them.
+    let target = match fstype.as_bytes() {
+        b"proc" | b"sysfs" => root.unlinked_folder(&mount.destination)?,
+        _ => root.mount_target(&mount.destination, TargetKind::Folder)?,
+    };
+    let fs = FsContext::open(fstype)
+        .with_context(|| format!("type {name:?}: is this filesystem known to the kernel?"))?;
+    let refused = |errno: Errno, what: String| {
+        let said = fs.complaint().filter(|said| !said.is_empty());
+        let said = said.map(|said| format!(" ({said})")).unwrap_or_default();
+        anyhow::Error::new(errno).context(format!("{what}{said}"))
+    };
+    fs.set(c"source", Some(source)).map_err(|errno| refused(errno, format!("source of {name}")))?;
+    if mount.attr.set & ATTR_RDONLY != 0 && !is_pseudo(fstype.as_bytes()) {
+        fs.set(c"ro", None).map_err(|errno| refused(errno, format!("{name}: option ro")))?;
+    }
+    for (key, value) in data {
+        fs.set(key, value.as_deref()).map_err(|errno| {
+            let value = value.as_ref().map(|v| format!("={}", v.to_string_lossy()));
+            let option = format!("{}{}", key.to_string_lossy(), value.unwrap_or_default());
+            refused(errno, format!("{name} refuses the option {option:?}"))
+        })?;
+    }
+    fs.create().map_err(|errno| refused(errno, format!("make the {name} filesystem")))?;
+    // Content is copied before the mount becomes read-only.
+    let late_readonly = *copy_up && mount.attr.set & ATTR_RDONLY != 0;
+    let now = if late_readonly { mount.attr.set & !ATTR_RDONLY } else { mount.attr.set };
+    let tree = fs.mount(now).map_err(|errno| refused(errno, format!("mount the {name}")))?;
+    if *copy_up {
+        copy_up::copy(&target, &tree).context("option tmpcopyup: copy the image's content")?;
+    }
+    if late_readonly || mount.recursive_attr != MountAttr::default() {
+        set_attributes(&tree, mount)?;
+    }
+    attach(&tree, &target).context("attach the mount")?;
+    mount.propagation.map_or(Ok(()), |propagation| set_propagation(&tree, propagation))
+}
+
+/// Filesystems without a device, where read-only is a matter of the mount alone: their
+/// superblock may be shared with the host's.
+fn is_pseudo(fstype: &[u8]) -> bool {
+    matches!(fstype, b"proc" | b"sysfs" | b"tmpfs" | b"devpts" | b"mqueue" | b"overlay")
+}
+
+fn remount(root: &Root, mount: &Mount) -> Result<()> {
+    let target = root.open(&mount.destination, OFlag::O_PATH).context("open the destination")?;
+    set_attributes(&target, mount)?;
+    mount.propagation.map_or(Ok(()), |propagation| set_propagation(&target, propagation))
+}
+
+fn cgroups(root: &Root, mount: &Mount, around: &Surroundings) -> Result<()> {
+    let target = root.unlinked_folder(&mount.destination)?;
+    if around.cgroup.is_unified() {
+        return unified_cgroups(mount, &target, around);
+    }
+    // A tmpfs with one folder for each hierarchy, each showing the container's own cgroup.
+    let fs = FsContext::open(c"tmpfs").context("make a tmpfs for the cgroup hierarchies")?;
+    fs.set(c"source", Some(c"cgroup")).context("tmpfs: source")?;
+    fs.set(c"mode", Some(c"755")).context("tmpfs: mode")?;
+    fs.create().context("make a tmpfs for the cgroup hierarchies")?;
+    let readonly = mount.attr.set & ATTR_RDONLY;
+    let top = fs.mount(mount.attr.set & !readonly).context("mount it")?;
+    attach(&top, &target).context("attach the mount")?;
+    for (name, path) in around.cgroup.v1_paths() {
+        let show = || -> Result<()> {
+            let tree = clone_tree(AT_FDCWD, path.as_path(), false)
+                .with_context(|| path.display().to_string())?;
+            set_attributes(&tree, mount)?;
+            mkdirat(&top, name, Mode::from_bits_truncate(0o755))?;
+            let folder = nix::fcntl::openat(&top, name, OFlag::O_PATH, Mode::empty())?;
+            attach(&tree, &folder)?;
+            // Programs look for each controller of a shared hierarchy by its own name.
+            for controller in name.split(',').filter(|controller| *controller != name) {
+                symlinkat(name, &top, controller)?;
+            }
+            Ok(())
+        };
+        show().with_context(|| format!("show the cgroup of {name}"))?;
+    }
+    if readonly != 0 {
+        let attr = MountAttr { set: readonly, ..MountAttr::default() };
+        set_attr(&top, attr, false).context("make it read-only")?;
+    }
+    Ok(())
+}
+
+fn unified_cgroups(mount: &Mount, target: &OwnedFd, around: &Surroundings) -> Result<()> {
+    let tree = if around.cgroup_namespace {
+        let fs = FsContext::open(c"cgroup2").context("open cgroup2")?;
+        fs.set(c"source", Some(c"cgroup")).context("cgroup2: source")?;
+        fs.create().and_then(|()| fs.mount(mount.attr.set))
+    } else {
+        Err(Errno::EPERM)
+    };
+    let tree = match tree {
+        Ok(tree) => tree,
+        // Without a namespace of its own, or in a user namespace that may not mount: the host's.
+        Err(Errno::EPERM | Errno::EBUSY) => {
+            let tree = clone_tree(AT_FDCWD, cgroup::ROOT, true)
+                .context("bind the host's cgroup filesystem")?;
+            set_attributes(&tree, mount)?;
+            tree
+        }
+        Err(errno) => bail!(anyhow::Error::new(errno).context("mount cgroup2")),
+    };
+    attach(&tree, target).context("attach the mount")?;
+    mount.propagation.map_or(Ok(()), |propagation| set_propagation(&tree, propagation))
+}
+
+/// Whether the container's `/dev` is the host's own, in which nothing may be made.
+pub fn has_host_dev(mounts: &[Mount]) -> bool {
+    let is_dev = |mount: &&Mount| mount.destination == Path::new("/dev");
+    mounts.iter().rfind(is_dev).is_some_and(|mount| matches!(mount.kind, Kind::Bind { .. }))
+}

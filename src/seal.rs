@@ -1,0 +1,98 @@
+//! A read-only `/proc/self/exe` before anything of a container can see this process.
+//!
+//! A container that shares a PID namespace with the runtime for a moment, or whose program is a
+//! link to `/proc/self/exe`, can open the runtime's own file, wait, and write to it
+//! (CVE-2019-5736). So the commands that start processes run from a detached read-only copy of
+//! the *mount*: no way leads from there to a writable one, and nothing is copied.
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
+use nix::sys::stat::Mode;
+
+use crate::sys;
+use crate::sys::mount::MountAttr;
+
+const SELF: &str = "/proc/self/exe";
+
+/// Whether the command line asks for a command that starts a process.
+pub fn wanted(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> bool {
+    args.into_iter().any(|arg| matches!(arg.as_ref().as_bytes(), b"run" | b"create" | b"exec"))
+}
+
+/// Returns when this process runs from a sealed file; else executes itself anew from one.
+///
+/// # Errors
+/// When `/proc` is not mounted or neither way of sealing works.
+pub fn ensure() -> Result<()> {
+    if is_sealed() {
+        sys::process::set_name(c"ultari");
+        return Ok(());
+    }
+    let sealed = match readonly_mount() {
+        Ok(file) => file,
+        // Without CAP_SYS_ADMIN no mounts can be made: a copy in memory costs more but always works.
+        Err(_) => memory_copy().context("seal the runtime: copy it into memory")?,
+    };
+    let args = c_strings(std::env::args_os())?;
+    let env = c_strings(std::env::vars_os().map(|(mut name, value)| {
+        name.push("=");
+        name.push(value);
+        name
+    }))?;
+    let errno = sys::process::execveat(&sealed, c"", &args, &env);
+    bail!("seal the runtime: execute its read-only copy: {}", errno.desc())
+}
+
+fn c_strings(strings: impl Iterator<Item = impl AsRef<OsStr>>) -> Result<Vec<CString>> {
+    strings.map(|s| Ok(CString::new(s.as_ref().as_bytes())?)).collect()
+}
+
+/// Both signs must be there: executed by descriptor, and from a file that can't be written. A
+/// file on a read-only mount of the host alone will not do, since that may be remounted.
+fn is_sealed() -> bool {
+    if !sys::fs::exec_filename().to_bytes().starts_with(b"/dev/fd/") {
+        return false;
+    }
+    let Ok(file) = open(SELF, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()) else {
+        return false;
+    };
+    let readonly_mount = nix::sys::statvfs::fstatvfs(&file)
+        .is_ok_and(|fs| fs.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY));
+    readonly_mount || has_write_seal()
+}
+
+fn has_write_seal() -> bool {
+    let Ok(file) = open(SELF, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) else {
+        return false;
+    };
+    fcntl(&file, FcntlArg::F_GET_SEALS)
+        .is_ok_and(|seals| seals & SealFlag::F_SEAL_WRITE.bits() != 0)
+}
+
+fn readonly_mount() -> nix::Result<OwnedFd> {
+    let file = sys::mount::clone_tree(nix::fcntl::AT_FDCWD, SELF, false)?;
+    let attr = MountAttr { set: crate::spec::mount::ATTR_RDONLY, ..MountAttr::default() };
+    sys::mount::set_attr(&file, attr, false)?;
+    Ok(file)
+}
+
+fn memory_copy() -> Result<OwnedFd> {
+    let mut source = std::fs::File::open(SELF).context("open /proc/self/exe")?;
+    let copy = sys::fs::memfd_exec(c"ultari")?;
+    let mut target = std::fs::File::from(copy.as_fd().try_clone_to_owned()?);
+    io::copy(&mut source, &mut target)?;
+    drop(target);
+    let seals = SealFlag::F_SEAL_WRITE
+        | SealFlag::F_SEAL_SHRINK
+        | SealFlag::F_SEAL_GROW
+        | SealFlag::F_SEAL_SEAL;
+    fcntl(&copy, FcntlArg::F_ADD_SEALS(seals))?;
+    // Executing needs that nobody, not even we, holds it open for writing.
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&copy));
+    Ok(open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?)
+}

@@ -1,0 +1,502 @@
+//! config.json: loading, checking, and the typed values that every later step works with.
+//!
+//! Nothing past this module sees a string of config.json that still needs interpretation, and no
+//! property is dropped silently: what cannot be served is refused here, by name.
+
+pub mod default;
+pub mod mount;
+pub mod namespace;
+pub mod process;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use oci_spec::runtime as oci;
+
+pub use mount::{Mount, Propagation};
+pub use namespace::{IdMapping, Namespaces, TimeOffset};
+pub use process::Process;
+
+/// The version of the specification that is implemented.
+pub const SPEC_VERSION: &str = "1.3.0";
+
+/// A checked config.json.
+#[derive(Debug)]
+pub struct Config {
+    /// `ociVersion` as written.
+    pub oci_version: String,
+    /// Absolute path of the root filesystem on the host.
+    pub rootfs: PathBuf,
+    /// `root.readonly`.
+    pub rootfs_readonly: bool,
+    /// How mount events cross the border of the container.
+    pub rootfs_propagation: Option<Propagation>,
+    /// The program; a container without one can be created but not started.
+    pub process: Option<Process>,
+    /// Host name in a new UTS namespace.
+    pub hostname: Option<String>,
+    /// NIS domain name in a new UTS namespace.
+    pub domainname: Option<String>,
+    /// What to mount, in order.
+    pub mounts: Vec<Mount>,
+    /// Programs to run at points of the life cycle.
+    pub hooks: Hooks,
+    /// Free-form labels.
+    pub annotations: BTreeMap<String, String>,
+    /// New and joined namespaces, id maps, clock offsets.
+    pub namespaces: Namespaces,
+    /// Device nodes beside the default ones.
+    pub devices: Vec<Device>,
+    /// Kernel parameters: path below /proc/sys, value.
+    pub sysctl: Vec<(String, String)>,
+    /// Where the cgroup is to be.
+    pub cgroups_path: Option<PathBuf>,
+    /// The limits of it.
+    pub resources: Option<oci::LinuxResources>,
+    /// System call filter.
+    pub seccomp: Option<oci::LinuxSeccomp>,
+    /// Paths made unreadable.
+    pub masked_paths: Vec<PathBuf>,
+    /// Paths made read-only.
+    pub readonly_paths: Vec<PathBuf>,
+    /// `personality(2)` domain.
+    pub personality: Option<u64>,
+    /// What is odd but no error.
+    pub warnings: Vec<String>,
+}
+
+/// The hooks of each kind, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Hooks {
+    /// Deprecated: in the runtime's namespaces, after the container's are made.
+    pub prestart: Vec<Hook>,
+    /// In the runtime's namespaces, before `pivot_root`.
+    pub create_runtime: Vec<Hook>,
+    /// In the container's namespaces, before `pivot_root`.
+    pub create_container: Vec<Hook>,
+    /// In the container, before its program.
+    pub start_container: Vec<Hook>,
+    /// In the runtime's namespaces, after the program was executed.
+    pub poststart: Vec<Hook>,
+    /// In the runtime's namespaces, after the container is gone.
+    pub poststop: Vec<Hook>,
+}
+
+/// A program to run at a point of the life cycle.
+#[derive(Clone, Debug)]
+pub struct Hook {
+    /// Absolute path.
+    pub path: PathBuf,
+    /// Arguments, the first being the name.
+    pub args: Vec<String>,
+    /// Its whole environment.
+    pub env: Vec<String>,
+    /// Seconds after which it is killed and has failed.
+    pub timeout: Option<u64>,
+}
+
+/// A device node to make.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Absolute path in the container.
+    pub path: PathBuf,
+    /// `S_IFCHR`, `S_IFBLK` or `S_IFIFO`.
+    pub kind: u32,
+    /// Major and minor number.
+    pub number: (u32, u32),
+    /// Permissions.
+    pub mode: u32,
+    /// Owner in the container.
+    pub uid: u32,
+    /// Group in the container.
+    pub gid: u32,
+}
+
+/// Reads and checks `config.json` in the folder `bundle`; also returns the text itself.
+///
+/// # Errors
+/// Names the file, the property and what is wrong with it.
+pub fn load(bundle: &Path) -> Result<(Config, Vec<u8>)> {
+    let path = bundle.join("config.json");
+    let text = std::fs::read(&path).with_context(|| {
+        format!(
+            "read {}: is {} a bundle? (`ultari spec` writes a config.json to start from)",
+            path.display(),
+            bundle.display()
+        )
+    })?;
+    let config = parse(&text, bundle).with_context(|| path.display().to_string())?;
+    Ok((config, text))
+}
+
+/// Checks the text of a config.json whose bundle is the absolute path `bundle`.
+///
+/// # Errors
+/// Names the property and what is wrong with it.
+pub fn parse(text: &[u8], bundle: &Path) -> Result<Config> {
+    let mut warnings = Vec::new();
+    let spec: oci::Spec = deserialize(text, "/process/capabilities", &mut warnings)?;
+    convert(&spec, bundle, warnings)
+}
+
+/// Checks the text of a process.json as `exec --process` takes it.
+///
+/// # Errors
+/// Names the property and what is wrong with it.
+pub fn parse_process(text: &[u8], warnings: &mut Vec<String>) -> Result<Process> {
+    let process: oci::Process = deserialize(text, "/capabilities", warnings)?;
+    process::convert(&process)
+}
+
+/// The specification wants unknown capabilities to be a warning, which the types cannot express:
+/// if the text does not fit them it is tried once more without the names that nobody knows.
+fn deserialize<T: serde::de::DeserializeOwned>(
+    text: &[u8],
+    capabilities: &str,
+    warnings: &mut Vec<String>,
+) -> Result<T> {
+    let mut reader = serde_json::Deserializer::from_slice(text);
+    let first = match serde_path_to_error::deserialize(&mut reader) {
+        Ok(value) => {
+            reader.end().context("trailing text after the JSON object")?;
+            return Ok(value);
+        }
+        Err(error) => error,
+    };
+    let Ok(mut value) = serde_json::from_slice::<serde_json::Value>(text) else {
+        return Err(anyhow!("not valid JSON: {}", first.into_inner()));
+    };
+    let sets = value.pointer_mut(capabilities).and_then(|sets| sets.as_object_mut());
+    for set in sets.into_iter().flat_map(|sets| sets.values_mut()) {
+        let Some(names) = set.as_array_mut() else { continue };
+        names.retain(|name| {
+            let known = !name.is_string() || is_capability(name);
+            if !known {
+                let warning = format!("process.capabilities: {name} is unknown here; ignored");
+                if !warnings.contains(&warning) {
+                    warnings.push(warning);
+                }
+            }
+            known
+        });
+    }
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        anyhow!("{path}: {}", error.into_inner())
+    })
+}
+
+fn is_capability(name: &serde_json::Value) -> bool {
+    serde_json::from_value::<oci::Capability>(name.clone()).is_ok()
+}
+
+fn check_version(version: &str) -> Result<()> {
+    let hint = "write the version of the OCI runtime specification, such as \"1.3.0\"";
+    let core = version.split(['-', '+']).next().unwrap_or_default();
+    let numbers: Vec<&str> = core.split('.').collect();
+    ensure!(
+        numbers.len() == 3 && numbers.iter().all(|n| n.parse::<u32>().is_ok()),
+        "ociVersion: {version:?} is not a version; {hint}"
+    );
+    ensure!(
+        numbers[0] == "1",
+        "ociVersion: {version} is unsupported; this runtime speaks 1.0.0 to {SPEC_VERSION}"
+    );
+    Ok(())
+}
+
+/// Properties that are understood but not served yet. Refusing beats ignoring: nobody should
+/// believe that a fence stands where none does.
+fn refuse_unsupported(linux: &oci::Linux) -> Result<()> {
+    for (present, property) in [
+        (linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()), "linux.netDevices"),
+        (linux.intel_rdt().is_some(), "linux.intelRdt"),
+        (linux.memory_policy().is_some(), "linux.memoryPolicy"),
+        (linux.mount_label().as_ref().is_some_and(|l| !l.is_empty()), "linux.mountLabel"),
+    ] {
+        ensure!(!present, "{property}: not supported yet; remove it to run this bundle");
+    }
+    Ok(())
+}
+
+fn convert(spec: &oci::Spec, bundle: &Path, warnings: Vec<String>) -> Result<Config> {
+    check_version(spec.version())?;
+    let root = spec.root().as_ref().context("root: missing; it names the root filesystem")?;
+    ensure!(!root.path().as_os_str().is_empty(), "root.path: empty");
+    let linux = spec.linux().as_ref();
+    let namespaces = namespace::convert(linux)?;
+    if let Some(linux) = linux {
+        refuse_unsupported(linux)?;
+    }
+    let list = |paths: Option<&Option<Vec<String>>>, property: &str| {
+        absolute_paths(paths.and_then(|p| p.as_deref()).unwrap_or_default(), property)
+    };
+    let mounts = spec.mounts().as_deref().unwrap_or_default();
+    let config = Config {
+        oci_version: spec.version().clone(),
+        rootfs: bundle.join(root.path()),
+        rootfs_readonly: root.readonly().unwrap_or(false),
+        rootfs_propagation: linux
+            .and_then(|l| l.rootfs_propagation().as_deref())
+            .filter(|word| !word.is_empty())
+            .map(rootfs_propagation)
+            .transpose()?,
+        process: spec.process().as_ref().map(process::convert).transpose()?,
+        hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
+        domainname: spec.domainname().clone().filter(|name| !name.is_empty()),
+        mounts: (mounts.iter().enumerate())
+            .map(|(index, mount)| mount::convert(index, mount, bundle))
+            .collect::<Result<_>>()?,
+        hooks: spec.hooks().as_ref().map(hooks).transpose()?.unwrap_or_default(),
+        annotations: annotations(spec)?,
+        namespaces,
+        devices: linux
+            .and_then(|l| l.devices().as_deref())
+            .unwrap_or_default()
+            .iter()
+            .map(device)
+            .collect::<Result<_>>()?,
+        sysctl: linux.and_then(|l| l.sysctl().as_ref()).map(sysctl).unwrap_or_default(),
+        cgroups_path: linux
+            .and_then(|l| l.cgroups_path().clone())
+            .filter(|path| !path.as_os_str().is_empty()),
+        resources: linux.and_then(|l| l.resources().clone()),
+        seccomp: linux.and_then(|l| l.seccomp().clone()),
+        masked_paths: list(linux.map(|l| l.masked_paths()), "linux.maskedPaths")?,
+        readonly_paths: list(linux.map(|l| l.readonly_paths()), "linux.readonlyPaths")?,
+        personality: linux.and_then(|l| l.personality().as_ref()).map(personality).transpose()?,
+        warnings,
+    };
+    check_isolation(&config)?;
+    Ok(config)
+}
+
+fn rootfs_propagation(word: &str) -> Result<Propagation> {
+    Propagation::parse(word).map(|p| Propagation { recursive: true, ..p }).with_context(|| {
+        format!("linux.rootfsPropagation: {word:?} is none of shared, slave, private, unbindable")
+    })
+}
+
+fn personality(personality: &oci::LinuxPersonality) -> Result<u64> {
+    ensure!(
+        personality.flags().as_ref().is_none_or(|flags| flags.is_empty()),
+        "linux.personality.flags: no flag is supported"
+    );
+    Ok(match personality.domain() {
+        oci::LinuxPersonalityDomain::PerLinux => 0,
+        oci::LinuxPersonalityDomain::PerLinux32 => 8,
+    })
+}
+
+fn absolute_paths(paths: &[String], property: &str) -> Result<Vec<PathBuf>> {
+    let check = |path: &String| {
+        ensure!(path.starts_with('/'), "{property}: {path:?} must be an absolute path");
+        Ok(PathBuf::from(path))
+    };
+    paths.iter().map(check).collect()
+}
+
+fn annotations(spec: &oci::Spec) -> Result<BTreeMap<String, String>> {
+    let annotations: BTreeMap<_, _> =
+        spec.annotations().clone().unwrap_or_default().into_iter().collect();
+    ensure!(!annotations.contains_key(""), "annotations: a key is empty");
+    Ok(annotations)
+}
+
+fn sysctl(values: &std::collections::HashMap<String, String>) -> Vec<(String, String)> {
+    // Either form is in use: net.ipv4.ip_forward, and net/ipv4/conf/eth0.100/forwarding where a
+    // part has a dot in it.
+    let path = |key: &String| {
+        let slash_first = key.find('/').unwrap_or(usize::MAX) < key.find('.').unwrap_or(usize::MAX);
+        if slash_first { key.clone() } else { key.replace('.', "/") }
+    };
+    let mut sorted: Vec<_> = values.iter().map(|(key, value)| (path(key), value.clone())).collect();
+    sorted.sort();
+    sorted
+}
+
+fn hooks(hooks: &oci::Hooks) -> Result<Hooks> {
+    Ok(Hooks {
+        prestart: hook_list("prestart", hooks.prestart())?,
+        create_runtime: hook_list("createRuntime", hooks.create_runtime())?,
+        create_container: hook_list("createContainer", hooks.create_container())?,
+        start_container: hook_list("startContainer", hooks.start_container())?,
+        poststart: hook_list("poststart", hooks.poststart())?,
+        poststop: hook_list("poststop", hooks.poststop())?,
+    })
+}
+
+fn hook_list(kind: &str, hooks: &Option<Vec<oci::Hook>>) -> Result<Vec<Hook>> {
+    let convert = |(index, hook): (usize, &oci::Hook)| {
+        let property = format!("hooks.{kind}[{index}]");
+        let path = hook.path();
+        ensure!(path.is_absolute(), "{property}.path: {path:?} must be an absolute path");
+        let timeout = match hook.timeout() {
+            None => None,
+            Some(seconds) if seconds > 0 => Some(seconds as u64),
+            Some(seconds) => bail!("{property}.timeout: {seconds} must be above 0 seconds"),
+        };
+        let strings = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+        let (args, env) = (strings(hook.args()), strings(hook.env()));
+        let nul = |text: &String| text.contains('\0');
+        ensure!(!args.iter().chain(&env).any(nul), "{property}: NUL byte in args or env");
+        Ok(Hook { path: path.clone(), args, env, timeout })
+    };
+    hooks.iter().flatten().enumerate().map(convert).collect()
+}
+
+fn device(device: &oci::LinuxDevice) -> Result<Device> {
+    let path = device.path();
+    ensure!(path.is_absolute(), "linux.devices: path {path:?} must be an absolute path");
+    let (kind, numbered) = match device.typ() {
+        oci::LinuxDeviceType::C | oci::LinuxDeviceType::U => (libc::S_IFCHR, true),
+        oci::LinuxDeviceType::B => (libc::S_IFBLK, true),
+        oci::LinuxDeviceType::P => (libc::S_IFIFO, false),
+        oci::LinuxDeviceType::A => {
+            bail!("linux.devices ({}): type must be c, u, b or p", path.display())
+        }
+    };
+    let number = |name, value: i64| {
+        u32::try_from(value).map_err(|_| {
+            anyhow!("linux.devices ({}).{name}: {value} is no device number", path.display())
+        })
+    };
+    Ok(Device {
+        path: path.clone(),
+        kind,
+        number: match numbered {
+            true => (number("major", device.major())?, number("minor", device.minor())?),
+            false => (0, 0),
+        },
+        mode: device.file_mode().unwrap_or(0o666) & 0o7777,
+        uid: device.uid().unwrap_or(0),
+        gid: device.gid().unwrap_or(0),
+    })
+}
+
+/// What would change the host instead of the container is refused.
+fn check_isolation(config: &Config) -> Result<()> {
+    use oci::LinuxNamespaceType as Ns;
+    let private = |kind| config.namespaces.get(kind).is_some();
+    let need = |property: &str, kind: Ns, name: &str| -> Result<()> {
+        ensure!(
+            private(kind),
+            "{property}: would change the host; add {{\"type\": \"{name}\"}} to linux.namespaces"
+        );
+        Ok(())
+    };
+    if config.hostname.is_some() {
+        need("hostname", Ns::Uts, "uts")?;
+    }
+    if config.domainname.is_some() {
+        need("domainname", Ns::Uts, "uts")?;
+    }
+    if !config.masked_paths.is_empty() {
+        need("linux.maskedPaths", Ns::Mount, "mount")?;
+    }
+    if !config.readonly_paths.is_empty() {
+        need("linux.readonlyPaths", Ns::Mount, "mount")?;
+    }
+    for (path, _) in &config.sysctl {
+        let property = format!("linux.sysctl ({})", path.replace('/', "."));
+        let clean = path.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
+        ensure!(clean && !path.contains('\0'), "{property}: not a name of a kernel parameter");
+        const IPC: [&str; 8] =
+            ["msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"];
+        match path.split_once('/') {
+            Some(("net", _)) => need(&property, Ns::Network, "network")?,
+            Some(("kernel", "hostname" | "domainname")) => need(&property, Ns::Uts, "uts")?,
+            Some(("kernel", name)) if IPC.contains(&name) => need(&property, Ns::Ipc, "ipc")?,
+            Some(("fs", name)) if name.starts_with("mqueue/") => need(&property, Ns::Ipc, "ipc")?,
+            Some(("user", _)) => need(&property, Ns::User, "user")?,
+            _ => bail!("{property}: belongs to no namespace, so it would change the host"),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = r#"{"ociVersion":"1.0.2","root":{"path":"rootfs"}"#;
+
+    fn config(rest: &str) -> Result<Config> {
+        parse(format!("{MINIMAL}{rest}}}").as_bytes(), Path::new("/bundle"))
+    }
+
+    fn error(rest: &str) -> String {
+        format!("{:#}", config(rest).unwrap_err())
+    }
+
+    #[test]
+    fn a_config_without_process_is_accepted() {
+        let config = config("").unwrap();
+        assert_eq!(config.rootfs, PathBuf::from("/bundle/rootfs"));
+        assert!(config.process.is_none());
+    }
+
+    #[test]
+    fn unknown_capabilities_are_a_warning() {
+        let config = config(
+            r#","process":{"user":{},"cwd":"/","args":["a"],
+                "capabilities":{"bounding":["CAP_KILL","CAP_FLY"],"permitted":["CAP_FLY"]}}"#,
+        )
+        .unwrap();
+        assert_eq!(config.warnings.len(), 1);
+        assert!(config.warnings[0].contains("CAP_FLY"), "{:?}", config.warnings);
+        assert_eq!(config.process.unwrap().capabilities.bounding, 1 << 5);
+    }
+
+    #[test]
+    fn errors_name_the_property() {
+        for (rest, property) in [
+            (r#","process":{"user":{},"cwd":"/","args":"sh"}"#, "process.args"),
+            (r#","linux":{"resources":{"memory":{"limit":"1G"}}}"#, "linux.resources.memory.limit"),
+            (r#","linux":{"namespaces":[{"type":"space"}]}"#, "linux.namespaces[0].type"),
+            (r#","linux":{"namespaces":[{"type":"pid"},{"type":"pid"}]}"#, "linux.namespaces"),
+            (r#","hostname":"h""#, "hostname"),
+            (r#","linux":{"sysctl":{"vm.swappiness":"1"}}"#, "linux.sysctl"),
+            (
+                r#","linux":{"maskedPaths":["proc"],"namespaces":[{"type":"mount"}]}"#,
+                "linux.maskedPaths",
+            ),
+            (r#","linux":{"rootfsPropagation":"foo"}"#, "linux.rootfsPropagation"),
+            (r#","annotations":{"":"x"}"#, "annotations"),
+            (r#","hooks":{"poststop":[{"path":"/a","timeout":0}]}"#, "hooks.poststop[0].timeout"),
+            (r#","hooks":{"poststop":[{"path":"a"}]}"#, "hooks.poststop[0].path"),
+        ] {
+            let error = error(rest);
+            assert!(error.starts_with(property), "{property}: {error}");
+        }
+    }
+
+    #[test]
+    fn text_that_is_no_json_is_refused() {
+        for text in ["", "{", "hello", "{}x"] {
+            parse(text.as_bytes(), Path::new("/b")).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn only_versions_of_major_one_are_accepted() {
+        for version in ["1.0.0", "1.0.2-dev", "1.3.0", "1.9.0+x"] {
+            check_version(version).unwrap();
+        }
+        for version in ["", "abc", "1", "1.0", "2.0.0", "0.5.0", "99.0.0", "1.x.0"] {
+            check_version(version).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn sysctl_keys_may_use_dots_or_slashes() {
+        let config = config(
+            r#","linux":{"namespaces":[{"type":"network"}],
+                "sysctl":{"net.ipv4.ip_forward":"1","net/ipv4/conf/a.1/forwarding":"0"}}"#,
+        )
+        .unwrap();
+        let keys: Vec<_> = config.sysctl.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys, ["net/ipv4/conf/a.1/forwarding", "net/ipv4/ip_forward"]);
+    }
+}

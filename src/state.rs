@@ -1,0 +1,326 @@
+//! The record of a container on disk: a folder `ROOT/ID`, whose existence reserves the id.
+//!
+//! | file | what | written |
+//! |---|---|---|
+//! | `state.json` | bundle, cgroup, time of creation … | before anything else is made |
+//! | `config.json` | the text that the container was created from | with it |
+//! | `init` | pid and start time of the first process, which holds a lock on the file until it executes the program | right after the clone |
+//! | `gate` | the socket at which a created container waits for `start` | when it is ready |
+//!
+//! Nothing is ever rewritten, and the status is not stored: it follows from the lock, the gate,
+//! the process and the freezer. So whenever a runtime is killed, no lie is left behind.
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat, renameat};
+use nix::sys::stat::Mode;
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup;
+
+/// What is known of a container before it exists.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// `ociVersion` of its config.json.
+    pub oci_version: String,
+    /// Its name.
+    pub id: String,
+    /// Absolute path of the bundle.
+    pub bundle: PathBuf,
+    /// Absolute path of the root filesystem on the host.
+    pub rootfs: PathBuf,
+    /// When it was created, RFC 3339.
+    pub created: String,
+    /// User id of who created it.
+    pub owner: u32,
+    /// Labels of config.json.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// Where its cgroup is.
+    pub cgroup: cgroup::Location,
+}
+
+/// Pid and start time of a container's first process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Init {
+    /// In the PID namespace of who created the container.
+    pub pid: i32,
+    /// Clock ticks since boot.
+    pub start_time: u64,
+}
+
+/// The folder of one container.
+#[derive(Debug)]
+pub struct Folder {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+/// Checks a container's name: it becomes the name of a file and of a cgroup.
+///
+/// # Errors
+/// Says what a name may look like.
+pub fn check_id(id: &str) -> Result<()> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.');
+    ensure!(
+        !id.is_empty() && id != "." && id != ".." && id.chars().all(fine),
+        "container id {id:?} is invalid: use letters, digits and _ + - ."
+    );
+    // A file name has at most 255 bytes, and cgroup names add to it.
+    ensure!(id.len() <= 240, "container id is too long: {} characters, at most 240", id.len());
+    Ok(())
+}
+
+const STATE: &str = "state.json";
+const CONFIG: &str = "config.json";
+const INIT: &str = "init";
+/// The socket's name in the folder.
+pub const GATE: &str = "gate";
+
+impl Folder {
+    /// Reserves `id` below `root`, which is made when missing.
+    ///
+    /// # Errors
+    /// When the id is taken.
+    pub fn create(root: &Path, id: &str) -> Result<Self> {
+        check_id(id)?;
+        let path = root.join(id);
+        let mut builder = DirBuilder::new();
+        builder.mode(0o700);
+        let made = match builder.create(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let parents = builder.recursive(true).create(root);
+                parents.with_context(|| format!("make the state root {}", root.display()))?;
+                builder.recursive(false).create(&path)
+            }
+            other => other,
+        };
+        match made {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                bail!("container with given ID already exists: {id} (in {})", root.display())
+            }
+            other => other.with_context(|| format!("make the state folder {}", path.display()))?,
+        }
+        Self::at(path)?.context("the state folder vanished")
+    }
+
+    /// The folder of the existing container `id`, or none.
+    ///
+    /// # Errors
+    /// For an impossible id, or when the folder can't be opened.
+    pub fn open(root: &Path, id: &str) -> Result<Option<Self>> {
+        check_id(id)?;
+        Self::at(root.join(id))
+    }
+
+    fn at(path: PathBuf) -> Result<Option<Self>> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        match open(&path, flags, Mode::empty()) {
+            Ok(fd) => Ok(Some(Self { fd, path })),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(errno).with_context(|| format!("open {}", path.display())),
+        }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn file(&self, name: &str, flags: OFlag) -> nix::Result<File> {
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        openat(&self.fd, name, flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, mode).map(File::from)
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let mut file = match self.file(name, OFlag::O_RDONLY) {
+            Err(Errno::ENOENT) => return Ok(None),
+            other => other.with_context(|| format!("open {}", self.path.join(name).display()))?,
+        };
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)
+            .with_context(|| format!("read {}", self.path.join(name).display()))?;
+        Ok(Some(text))
+    }
+
+    /// Writes the record and the text of config.json; each is there whole or not at all.
+    ///
+    /// # Errors
+    /// When the disk is full or the like.
+    pub fn write(&self, record: &Record, config: &[u8]) -> Result<()> {
+        let record = serde_json::to_vec(record).context("render the record")?;
+        // The record comes last: with it the container counts as known.
+        for (name, text) in [(CONFIG, config), (STATE, &record)] {
+            let temporary = ".new";
+            let write = || -> std::io::Result<()> {
+                let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC;
+                self.file(temporary, flags)?.write_all(text)?;
+                Ok(renameat(&self.fd, temporary, &self.fd, name)?)
+            };
+            write().with_context(|| format!("write {}", self.path.join(name).display()))?;
+        }
+        Ok(())
+    }
+
+    /// The record; none when the runtime was killed before it wrote it.
+    ///
+    /// # Errors
+    /// When it is damaged.
+    pub fn record(&self) -> Result<Option<Record>> {
+        let Some(text) = self.read(STATE)? else { return Ok(None) };
+        let path = self.path.join(STATE);
+        let record = serde_json::from_slice(&text).with_context(|| {
+            format!(
+                "{} is damaged or from another version; `ultari delete --force` removes what it can",
+                path.display()
+            )
+        })?;
+        Ok(Some(record))
+    }
+
+    /// The text of config.json as it was at creation.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn config(&self) -> Result<Vec<u8>> {
+        self.read(CONFIG)?
+            .with_context(|| format!("{} is missing", self.path.join(CONFIG).display()))
+    }
+
+    /// Makes and locks the file of the first process. The lock belongs to the open file, which
+    /// that process inherits and loses when it executes the program.
+    ///
+    /// # Errors
+    /// When the file can't be made.
+    pub fn create_init(&self) -> Result<InitFile> {
+        let path = self.path.join(INIT);
+        let file = self
+            .file(INIT, OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL)
+            .with_context(|| format!("make {}", path.display()))?;
+        file.lock().with_context(|| format!("lock {}", path.display()))?;
+        Ok(InitFile(file))
+    }
+
+    /// The first process, if on record, and whether it (or who makes it) still holds the lock.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn init(&self) -> Result<(Option<Init>, bool)> {
+        let mut file = match self.file(INIT, OFlag::O_RDONLY) {
+            Err(Errno::ENOENT) => return Ok((None, false)),
+            other => other.with_context(|| format!("open {}", self.path.join(INIT).display()))?,
+        };
+        let locked = matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock));
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        let mut numbers = text.split_ascii_whitespace();
+        let pid = numbers.next().and_then(|n| n.parse().ok());
+        let start_time = numbers.next().and_then(|n| n.parse().ok());
+        let init = pid.zip(start_time).map(|(pid, start_time)| Init { pid, start_time });
+        Ok((init, locked))
+    }
+
+    /// Whether the gate is there.
+    ///
+    /// # Errors
+    /// When the folder can't be searched.
+    pub fn has_gate(&self) -> Result<bool> {
+        match self.file(GATE, OFlag::O_PATH) {
+            Ok(_) => Ok(true),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(errno) => Err(errno).context("look for the gate"),
+        }
+    }
+
+    /// A path to the gate that fits in a socket address however long the folder's path is.
+    pub fn gate_path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}/{GATE}", self.fd.as_fd().as_raw_fd()).into()
+    }
+
+    /// Removes the folder and all in it, freeing the id.
+    ///
+    /// # Errors
+    /// When something in it can't be removed.
+    pub fn remove(&self) -> Result<()> {
+        match std::fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("remove {}", self.path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The open, locked `init` file.
+#[derive(Debug)]
+pub struct InitFile(File);
+
+impl InitFile {
+    /// Puts the process on record.
+    ///
+    /// # Errors
+    /// When the disk is full or the like.
+    pub fn write(&self, init: Init) -> Result<()> {
+        let text = format!("{} {}\n", init.pid, init.start_time);
+        (&self.0).write_all(text.as_bytes()).context("write the init's pid to its state file")
+    }
+}
+
+/// The names of all containers below `root`, sorted.
+///
+/// # Errors
+/// When `root` can't be read; a missing one holds none.
+pub fn ids(root: &Path) -> Result<Vec<String>> {
+    let entries = match std::fs::read_dir(root) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.with_context(|| format!("read the state root {}", root.display()))?,
+    };
+    let mut ids = Vec::new();
+    for entry in entries {
+        let name = entry.with_context(|| format!("read {}", root.display()))?.file_name();
+        ids.extend(name.into_string().ok().filter(|id| check_id(id).is_ok()));
+    }
+    ids.sort();
+    Ok(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_that_are_paths_are_refused() {
+        for id in ["", ".", "..", "../x", "a/b", "a b", "ü", "a\n"] {
+            check_id(id).unwrap_err();
+        }
+        check_id(&"x".repeat(241)).unwrap_err();
+        for id in ["a", "A.b-c_d+1", "...", &"x".repeat(240)] {
+            check_id(id).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_id_can_be_taken_once() {
+        let root = std::env::temp_dir().join(format!("ultari-state-{}", std::process::id()));
+        let folder = Folder::create(&root, "a").unwrap();
+        let error = Folder::create(&root, "a").unwrap_err();
+        assert!(error.to_string().contains("already exists"), "{error:#}");
+        let init = folder.create_init().unwrap();
+        assert_eq!(folder.init().unwrap(), (None, true));
+        init.write(Init { pid: 7, start_time: 9 }).unwrap();
+        drop(init);
+        assert_eq!(folder.init().unwrap(), (Some(Init { pid: 7, start_time: 9 }), false));
+        assert_eq!(ids(&root).unwrap(), ["a"]);
+        folder.remove().unwrap();
+        assert!(Folder::open(&root, "a").unwrap().is_none());
+        std::fs::remove_dir(&root).unwrap();
+    }
+}

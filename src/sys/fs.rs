@@ -1,0 +1,153 @@
+//! Paths and descriptors: `openat2(2)`, `close_range(2)`, adopting inherited descriptors.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::NixPath;
+use nix::fcntl::OFlag;
+
+use super::{check, check_fd};
+
+bitflags::bitflags! {
+    /// How `openat2(2)` may walk a path (`RESOLVE_*`).
+    #[derive(Clone, Copy, Debug)]
+    pub struct Resolve: u64 {
+        /// Never leave the mount of the starting folder.
+        const NO_XDEV = 0x01;
+        /// No links of procfs that jump to another object.
+        const NO_MAGICLINKS = 0x02;
+        /// No symbolic links at all, in any component.
+        const NO_SYMLINKS = 0x04;
+        /// Fail on every step out of the starting folder.
+        const BENEATH = 0x08;
+        /// Treat the starting folder as the root.
+        const IN_ROOT = 0x10;
+    }
+}
+
+/// Opens `path` below `dir` as `openat2(2)` does. Always close-on-exec.
+///
+/// # Errors
+/// Those of `openat2(2)`: `EXDEV` when the walk would leave what `resolve` allows, `ELOOP` for a
+/// forbidden link, `EAGAIN` when a rename elsewhere made the kernel unsure (retried here).
+pub fn openat2<P: ?Sized + NixPath>(
+    dir: impl AsFd,
+    path: &P,
+    flags: OFlag,
+    mode: u32,
+    resolve: Resolve,
+) -> nix::Result<OwnedFd> {
+    let how = [(flags | OFlag::O_CLOEXEC).bits() as u32 as u64, u64::from(mode), resolve.bits()];
+    let dir = dir.as_fd().as_raw_fd();
+    path.with_nix_path(|path: &CStr| {
+        // A rename or mount anywhere on the system during the walk gives EAGAIN; a container
+        // that renames in a loop can repeat it, but not make it last for ever.
+        for _ in 0..1024 {
+            // SAFETY: `how` is a struct open_how (three u64) and `path` is NUL-terminated; both
+            // outlive the call, which returns a new descriptor.
+            let opened = unsafe {
+                check_fd(libc::syscall(
+                    libc::SYS_openat2,
+                    dir,
+                    path.as_ptr(),
+                    how.as_ptr(),
+                    size_of_val(&how),
+                ))
+            };
+            match opened {
+                Err(nix::errno::Errno::EAGAIN) => continue,
+                other => return other,
+            }
+        }
+        Err(nix::errno::Errno::EAGAIN)
+    })?
+}
+
+/// Marks every descriptor from `first` on close-on-exec.
+///
+/// # Errors
+/// `ENOSYS`/`EINVAL` on a kernel before 5.11.
+pub fn cloexec_from(first: u32) -> nix::Result<()> {
+    // SAFETY: sets a flag only; nothing is closed before an exec.
+    check(unsafe {
+        libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    })
+    .map(drop)
+}
+
+/// Takes over a descriptor that an engine passed to us by number (`LISTEN_FDS`).
+///
+/// # Errors
+/// `EBADF` when it is not open.
+pub fn adopt(fd: RawFd) -> nix::Result<OwnedFd> {
+    // SAFETY: fcntl(F_DUPFD_CLOEXEC) makes a new descriptor; `fd` itself is not owned here.
+    unsafe { check_fd(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3).into()) }
+}
+
+/// Makes `fd` appear as number `target` (0, 1 or 2) without close-on-exec.
+///
+/// # Errors
+/// Those of `dup2(2)`.
+pub fn dup_onto(fd: impl AsFd, target: RawFd) -> nix::Result<()> {
+    // SAFETY: only the standard streams are replaced, which no Rust object owns.
+    check(unsafe { libc::dup2(fd.as_fd().as_raw_fd(), target) }.into()).map(drop)
+}
+
+/// An anonymous file in memory whose contents can be sealed, executable.
+///
+/// # Errors
+/// Those of `memfd_create(2)`.
+pub fn memfd_exec(name: &CStr) -> nix::Result<OwnedFd> {
+    const MFD_EXEC: u32 = 0x10;
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    for flags in [flags | MFD_EXEC, flags] {
+        // SAFETY: `name` is NUL-terminated; the call returns a new descriptor.
+        let fd = unsafe { check_fd(libc::syscall(libc::SYS_memfd_create, name.as_ptr(), flags)) };
+        // Kernels before 6.3 do not know MFD_EXEC and refuse it.
+        if !matches!(fd, Err(nix::errno::Errno::EINVAL)) {
+            return fd;
+        }
+    }
+    Err(nix::errno::Errno::EINVAL)
+}
+
+/// The path by which the kernel was asked to execute this program (`AT_EXECFN`).
+pub fn exec_filename() -> &'static CStr {
+    // SAFETY: getauxval(AT_EXECFN) is a pointer to a string on the initial stack, which lives as
+    // long as the process, or 0.
+    unsafe {
+        let name = libc::getauxval(libc::AT_EXECFN) as *const libc::c_char;
+        if name.is_null() { c"" } else { CStr::from_ptr(name) }
+    }
+}
+
+/// Borrows the standard stream `number` (0, 1 or 2).
+pub fn standard_stream(number: RawFd) -> std::os::fd::BorrowedFd<'static> {
+    // SAFETY: the standard streams stay open for the life of the process.
+    unsafe { std::os::fd::BorrowedFd::borrow_raw(number) }
+}
+
+/// Takes the next connection of the listening socket `fd`.
+///
+/// # Errors
+/// Those of `accept4(2)`.
+pub fn accept(fd: RawFd) -> nix::Result<OwnedFd> {
+    loop {
+        // SAFETY: null pointers mean that the peer's address is not wanted; returns a new
+        // descriptor.
+        let accepted = unsafe {
+            let null = std::ptr::null_mut();
+            check_fd(libc::accept4(fd, null, null.cast(), libc::SOCK_CLOEXEC).into())
+        };
+        match accepted {
+            Err(nix::errno::Errno::EINTR | nix::errno::Errno::ECONNABORTED) => {}
+            other => return other,
+        }
+    }
+}
+
+/// Wraps a descriptor just received over a socket.
+pub(crate) fn received(fd: RawFd) -> OwnedFd {
+    // SAFETY: SCM_RIGHTS installed it in our table for us alone.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}

@@ -1,0 +1,175 @@
+//! The mount interface of Linux 5.2–5.12: mounts are made and configured while detached.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::NixPath;
+
+use super::{check, check_fd};
+
+/// What `mount_setattr(2)` changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MountAttr {
+    /// `MOUNT_ATTR_*` to set.
+    pub set: u64,
+    /// `MOUNT_ATTR_*` to clear.
+    pub clear: u64,
+    /// One of `MS_PRIVATE`, `MS_SHARED`, `MS_SLAVE`, `MS_UNBINDABLE`, or 0.
+    pub propagation: u64,
+    /// For `MOUNT_ATTR_IDMAP`: the user namespace.
+    pub userns_fd: u64,
+}
+
+/// `open_tree(2)` with `OPEN_TREE_CLONE`: a detached copy of the mount at `path` below `dir`;
+/// an empty path means `dir` itself.
+///
+/// # Errors
+/// Those of `open_tree(2)`: `EINVAL` when the mount is unbindable or in a foreign namespace.
+pub fn clone_tree<P: ?Sized + NixPath>(
+    dir: impl AsFd,
+    path: &P,
+    recursive: bool,
+) -> nix::Result<OwnedFd> {
+    let mut flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= libc::AT_RECURSIVE as u32;
+    }
+    if path.is_empty() {
+        flags |= libc::AT_EMPTY_PATH as u32;
+    }
+    let dir = dir.as_fd().as_raw_fd();
+    path.with_nix_path(|path| {
+        // SAFETY: `path` is NUL-terminated; the call returns a new descriptor.
+        unsafe { check_fd(libc::syscall(libc::SYS_open_tree, dir, path.as_ptr(), flags)) }
+    })?
+}
+
+/// `move_mount(2)`: attaches the mount `from` on the file or folder `to`.
+///
+/// # Errors
+/// Those of `move_mount(2)`: `ENOTDIR` when a folder is put on a file or the reverse.
+pub fn attach(from: impl AsFd, to: impl AsFd) -> nix::Result<()> {
+    const F_EMPTY_PATH: u32 = 0x04;
+    const T_EMPTY_PATH: u32 = 0x40;
+    // SAFETY: both paths are empty strings, both descriptors are open.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            from.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            to.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            F_EMPTY_PATH | T_EMPTY_PATH,
+        )
+    })
+    .map(drop)
+}
+
+/// `mount_setattr(2)` on the mount that `mount` refers to.
+///
+/// # Errors
+/// Those of `mount_setattr(2)`: `EINVAL` when `mount` is not a mount's root, `EPERM` when the
+/// attribute is locked.
+pub fn set_attr(mount: impl AsFd, attr: MountAttr, recursive: bool) -> nix::Result<()> {
+    let value = [attr.set, attr.clear, attr.propagation, attr.userns_fd];
+    let mut flags = libc::AT_EMPTY_PATH;
+    if recursive {
+        flags |= libc::AT_RECURSIVE;
+    }
+    // SAFETY: `value` is a struct mount_attr (four u64) and outlives the call.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            value.as_ptr(),
+            size_of_val(&value),
+        )
+    })
+    .map(drop)
+}
+
+/// A filesystem being configured (`fsopen(2)`).
+pub struct FsContext(OwnedFd);
+
+impl FsContext {
+    /// # Errors
+    /// `ENODEV` when the kernel has no such filesystem.
+    pub fn open(fstype: &CStr) -> nix::Result<Self> {
+        const FSOPEN_CLOEXEC: u32 = 1;
+        // SAFETY: `fstype` is NUL-terminated; the call returns a new descriptor.
+        let fd =
+            unsafe { check_fd(libc::syscall(libc::SYS_fsopen, fstype.as_ptr(), FSOPEN_CLOEXEC)) }?;
+        Ok(Self(fd))
+    }
+
+    fn config(&self, command: u32, key: Option<&CStr>, value: Option<&CStr>) -> nix::Result<()> {
+        let ptr = |s: Option<&CStr>| s.map_or(std::ptr::null(), CStr::as_ptr);
+        // SAFETY: key and value are NUL-terminated or null, as the command demands.
+        check(unsafe {
+            libc::syscall(libc::SYS_fsconfig, self.0.as_raw_fd(), command, ptr(key), ptr(value), 0)
+        })
+        .map(drop)
+    }
+
+    /// Sets the parameter `key` to `value`, or the flag `key` without one.
+    ///
+    /// # Errors
+    /// `EINVAL` and others when the filesystem refuses it; [`FsContext::complaint`] says more.
+    pub fn set(&self, key: &CStr, value: Option<&CStr>) -> nix::Result<()> {
+        const FSCONFIG_SET_FLAG: u32 = 0;
+        const FSCONFIG_SET_STRING: u32 = 1;
+        let command = if value.is_some() { FSCONFIG_SET_STRING } else { FSCONFIG_SET_FLAG };
+        self.config(command, Some(key), value)
+    }
+
+    /// Makes the superblock.
+    ///
+    /// # Errors
+    /// Whatever mounting such a filesystem can answer.
+    pub fn create(&self) -> nix::Result<()> {
+        const FSCONFIG_CMD_CREATE: u32 = 6;
+        self.config(FSCONFIG_CMD_CREATE, None, None)
+    }
+
+    /// `fsmount(2)`: a detached mount of the filesystem, with `MOUNT_ATTR_*` `attributes`.
+    ///
+    /// # Errors
+    /// `EPERM` when the mount would reveal more than the caller may see.
+    pub fn mount(&self, attributes: u64) -> nix::Result<OwnedFd> {
+        const FSMOUNT_CLOEXEC: u32 = 1;
+        // SAFETY: no pointers; returns a new descriptor.
+        unsafe {
+            check_fd(libc::syscall(
+                libc::SYS_fsmount,
+                self.0.as_raw_fd(),
+                FSMOUNT_CLOEXEC,
+                attributes as u32,
+            ))
+        }
+    }
+
+    /// What the filesystem itself said about the last error, if anything.
+    pub fn complaint(&self) -> Option<String> {
+        let mut text = [0u8; 512];
+        let len = nix::unistd::read(&self.0, &mut text).ok()?;
+        let line = String::from_utf8_lossy(&text[..len]);
+        Some(line.trim_start_matches("e ").trim().to_owned())
+    }
+}
+
+/// `pivot_root(".", ".")` in the current folder, then drops the old root that it uncovered.
+///
+/// # Errors
+/// `EINVAL` when the folder is no mount point or the root is the initramfs.
+pub fn pivot_here() -> nix::Result<()> {
+    let old = nix::fcntl::open("/", nix::fcntl::OFlag::O_PATH, nix::sys::stat::Mode::empty())?;
+    // SAFETY: both paths are NUL-terminated literals.
+    check(unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) })?;
+    // The old root is now stacked on the new one: step onto it and take it away.
+    nix::unistd::fchdir(&old)?;
+    set_attr(&old, MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() }, true)?;
+    nix::mount::umount2(".", nix::mount::MntFlags::MNT_DETACH)?;
+    nix::unistd::chdir("/")
+}
