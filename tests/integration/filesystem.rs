@@ -133,7 +133,20 @@ fn bind_mounts_take_submounts_along_only_when_recursive() {
 }
 
 #[test]
-fn a_recursive_bind_keeps_what_the_host_forbids() {
+fn mounts_that_an_engine_made_in_the_rootfs_come_along() {
+    let mut sandbox = Sandbox::new("premounted");
+    sandbox.args(&["/guest", "do", "count /mnt"]);
+    let script = format!(
+        "exec unshare -m --propagation private sh -c \
+         'mount -t tmpfs t {0}/mnt && touch {0}/mnt/there && exec \"$@\"' sh \"$@\"",
+        sandbox.rootfs().display()
+    );
+    let output = sandbox.bundle_call("run").arg(&sandbox.id).wrapped(&script).output().ok();
+    assert_eq!(output.json(), json!(["ok 1"]));
+}
+
+#[test]
+fn a_bind_mount_shows_what_is_mounted_on_the_source() {
     let mut sandbox = Sandbox::new("locked");
     let folder = sandbox.file("data/in", "").parent().unwrap().to_owned();
     sandbox.mount(bind(&folder, "/data", &["bind"]));

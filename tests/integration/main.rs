@@ -6,6 +6,7 @@
 //! say why, and how many there were is the last line.
 
 mod bad_input;
+mod exec;
 mod filesystem;
 mod hooks;
 mod identity;
@@ -15,3 +16,4 @@ mod process;
 mod seccomp;
 mod start_errors;
 mod support;
+mod terminal;
