@@ -2,6 +2,7 @@
 //!
 //! `guest report` prints everything about the process; `guest do "ACTION ARG…"…` tries the
 //! actions in turn and prints a JSON array with one result each: `ok…` or the name of the errno.
+//! `report` takes actions too, and has their results as `actions`.
 
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
@@ -21,7 +22,11 @@ fn main() {
     let args: Vec<String> = std::env::args().collect();
     let rest = &args[2.min(args.len())..];
     match args.get(1).map(String::as_str) {
-        Some("report") | None => println!("{}", report()),
+        Some("report") | None => {
+            let mut report = report();
+            report["actions"] = rest.iter().map(|line| act(line)).collect();
+            println!("{report}");
+        }
         Some("do") => {
             let results: Vec<String> = rest.iter().map(|line| act(line)).collect();
             println!("{}", json!(results));

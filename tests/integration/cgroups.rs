@@ -26,11 +26,11 @@ fn limit_file(cgroup: &str, controller: &str, v1: &str, v2: &str) -> Option<Path
 }
 
 /// Whether limits of this controller can be tried here.
-fn has(controller: &str) -> bool {
+pub fn has(controller: &str) -> bool {
     limit_file("", controller, "", "").is_some()
 }
 
-fn is_v1(controller: &str) -> bool {
+pub fn is_v1(controller: &str) -> bool {
     hierarchy(controller).is_some()
 }
 
@@ -45,7 +45,7 @@ fn sleeper(name: &str, resources: Value) -> Sandbox {
 
 /// What a limit of the sandbox's container is set to.
 #[track_caller]
-fn limit(sandbox: &Sandbox, controller: &str, v1: &str, v2: &str) -> String {
+pub fn limit(sandbox: &Sandbox, controller: &str, v1: &str, v2: &str) -> String {
     let file = limit_file(&sandbox.cgroup(), controller, v1, v2).expect(controller);
     let text =
         fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));

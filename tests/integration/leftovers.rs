@@ -303,9 +303,10 @@ fn delete_copes_with_damaged_state() {
     let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
     wait_until("the processes end", || marked_processes(&sandbox.marker()).is_empty());
     let _ = fs::remove_dir_all(&folder);
-    for cgroup in sandbox.cgroups() {
-        let _ = fs::remove_dir(cgroup);
-    }
+    wait_until("the cgroups can be removed", || {
+        sandbox.cgroups().iter().for_each(|cgroup| drop(fs::remove_dir(cgroup)));
+        sandbox.cgroups().is_empty()
+    });
 }
 
 #[test]

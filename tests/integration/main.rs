@@ -16,6 +16,7 @@ mod leftovers;
 mod lifecycle;
 mod namespaces;
 mod process;
+mod real_configs;
 mod seccomp;
 mod start_errors;
 mod support;

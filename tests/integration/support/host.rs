@@ -91,10 +91,13 @@ impl Host {
     pub fn spawn(&self, command: &mut Command) -> Child {
         // Held across the start, so that `reap_orphans` can't take the child for an orphan.
         let mut waited_for = self.waited_for.lock().unwrap();
-        let child =
-            command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-        waited_for.insert(child.id() as i32);
-        child
+        let child = command.spawn();
+        if let Ok(child) = &child {
+            waited_for.insert(child.id() as i32);
+        }
+        // Not before: a panic would poison the lock, and end the whole run in the next test's drop.
+        drop(waited_for);
+        child.unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"))
     }
 
     /// To be called when a child of [`Host::spawn`] was waited for.
