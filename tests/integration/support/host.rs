@@ -6,7 +6,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{LazyLock, Mutex};
 
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -49,7 +49,7 @@ pub struct Host {
     /// The folder in every cgroup hierarchy under which all containers of this run are.
     pub cgroup: String,
     program: PathBuf,
-    cleaner: Mutex<ChildStdin>,
+    cleaner: Mutex<Child>,
     /// Processes that a test waits for itself; all other children are orphans of containers.
     waited_for: Mutex<HashSet<i32>>,
     /// How the orphans ended, for tests that ask as an engine's shim would.
@@ -84,7 +84,8 @@ impl Host {
         let thread = std::thread::current();
         let test = thread.name().unwrap_or("?").to_owned();
         let line = format!("skipped {test}: {reason}\n");
-        self.cleaner.lock().unwrap().write_all(line.as_bytes()).unwrap();
+        let mut cleaner = self.cleaner.lock().unwrap();
+        cleaner.stdin.as_mut().unwrap().write_all(line.as_bytes()).unwrap();
     }
 
     /// Starts a process that the caller waits for.
@@ -213,7 +214,7 @@ fn names_an_interpreter(image: &[u8]) -> bool {
 
 /// A shell that outlives this process for a moment: libtest has no teardown. It reads the skips
 /// from its stdin until the run has ended, however that came about.
-fn start_cleaner(name: &str, base: &Path) -> ChildStdin {
+fn start_cleaner(name: &str, base: &Path) -> Child {
     let script = r#"
         skipped=0
         while read -r line; do echo "$line" >&2; skipped=$((skipped + 1)); done
@@ -230,6 +231,5 @@ fn start_cleaner(name: &str, base: &Path) -> ChildStdin {
     "#;
     let mut command = Command::new("/bin/sh");
     command.args(["-c", script, "cleaner", name]).arg(base);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    child.stdin.take().unwrap()
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
 }
