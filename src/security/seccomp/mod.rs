@@ -100,7 +100,7 @@ fn compile_for(family: &Family, seccomp: &LinuxSeccomp) -> Result<Filter> {
     let listener = listener(seccomp, profile.notifies)?;
 
     let mut archs: Vec<(u32, Vec<Segment>)> = Vec::new();
-    for (index, abi) in family.abis.iter().enumerate() {
+    for (index, abi) in family.iter().enumerate() {
         if archs.last().is_none_or(|(audit, _)| *audit != abi.audit) {
             if !profile.abis[index].listed {
                 continue;
