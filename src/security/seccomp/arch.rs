@@ -1,6 +1,6 @@
 //! Which architectures a host can run and what its kernel calls each system call.
 //!
-//! Names and numbers come from the `syscalls` crate (some 6 ns a name). What it lacks stands here:
+//! Names and numbers come from the `syscalls` crate (a few ns a look-up). What it lacks stands here:
 //! calls newer than its tables, x32, calls private to arm, and i386's multiplexers.
 use oci_spec::runtime::Arch;
 
@@ -22,8 +22,8 @@ pub(super) struct Abi {
     /// Arguments are 64 bits wide; otherwise only their low halves are compared, as libseccomp
     /// does for 32-bit architectures and x32.
     pub wide: bool,
-    /// The number of a call.
-    pub number: fn(&str) -> Option<u32>,
+    /// The number of a call, given its number on the native ABI.
+    pub number: fn(&str, Option<u32>) -> Option<u32>,
     /// The multiplexer through which a call can be reached too.
     pub multiplexer: fn(&str) -> Option<Multiplexer>,
 }
@@ -143,14 +143,14 @@ fn no_multiplexer(_: &str) -> Option<Multiplexer> {
 }
 
 #[cfg(any(test, target_arch = "x86_64"))]
-fn x86_64(name: &str) -> Option<u32> {
+fn x86_64(name: &str, _: Option<u32>) -> Option<u32> {
     table!(name, x86_64).or_else(|| newest(name))
 }
 
 /// `arch/x86/entry/syscalls/syscall_64.tbl`: some calls have a number of their own, from 512 on, a
 /// few (ABI "64" without an x32 twin) do not exist.
 #[cfg(any(test, target_arch = "x86_64"))]
-fn x32(name: &str) -> Option<u32> {
+fn x32(name: &str, native: Option<u32>) -> Option<u32> {
     let number = match name {
         "rt_sigaction" => 512,
         "rt_sigreturn" => 513,
@@ -191,13 +191,13 @@ fn x32(name: &str) -> Option<u32> {
         "_sysctl" | "create_module" | "epoll_ctl_old" | "epoll_wait_old" | "get_kernel_syms"
         | "get_thread_area" | "nfsservctl" | "query_module" | "set_thread_area" | "uselib"
         | "vserver" => return None,
-        _ => x86_64(name)?,
+        _ => native?,
     };
     Some(number | X32_BIT)
 }
 
 #[cfg(any(test, target_arch = "x86_64"))]
-fn x86(name: &str) -> Option<u32> {
+fn x86(name: &str, _: Option<u32>) -> Option<u32> {
     // A Rust keyword, which the crate spells differently.
     if name == "break" {
         return Some(17);
@@ -249,7 +249,7 @@ fn x86_multiplexer(name: &str) -> Option<Multiplexer> {
 }
 
 #[cfg(any(test, target_arch = "aarch64"))]
-fn aarch64(name: &str) -> Option<u32> {
+fn aarch64(name: &str, _: Option<u32>) -> Option<u32> {
     match table!(name, aarch64) {
         // These give 32-bit architectures a 64-bit time_t; the crate lists them here as well.
         Some(403..=423) => None,
@@ -262,7 +262,7 @@ fn aarch64(name: &str) -> Option<u32> {
 
 /// With the private calls of `arch/arm/include/uapi/asm/unistd.h`.
 #[cfg(any(test, target_arch = "aarch64"))]
-fn arm(name: &str) -> Option<u32> {
+fn arm(name: &str, _: Option<u32>) -> Option<u32> {
     match name {
         "breakpoint" => Some(0xf0001),
         "cacheflush" => Some(0xf0002),
@@ -275,6 +275,6 @@ fn arm(name: &str) -> Option<u32> {
 }
 
 #[cfg(any(test, target_arch = "riscv64"))]
-fn riscv64(name: &str) -> Option<u32> {
+fn riscv64(name: &str, _: Option<u32>) -> Option<u32> {
     table!(name, riscv64).or_else(|| newest(name))
 }

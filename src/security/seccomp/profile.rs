@@ -178,11 +178,17 @@ impl Profile {
         rules: Range<u32>,
     ) -> bool {
         let mut known = false;
+        let native = (family[0].number)(name, None);
         for (index, abi) in family.iter().enumerate() {
             if !self.abis[index].listed {
                 continue;
             }
-            if let Some(number) = (abi.number)(name) {
+            let number = if index == 0 {
+                native
+            } else {
+                (abi.number)(name, native)
+            };
+            if let Some(number) = number {
                 known = true;
                 let calls = &mut self.abis[index];
                 calls.newest = calls.newest.max(Some(number));
