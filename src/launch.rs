@@ -2,7 +2,7 @@
 //! its gate, and past it.
 
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -66,10 +66,17 @@ impl Child {
         wait_for_exec(&self.channel)
     }
 
-    /// Ends and reaps it.
-    fn kill(&self) {
-        let _ = sys::clone::pidfd_send_signal(std::os::fd::AsFd::as_fd(&self.pidfd), libc::SIGKILL);
-        let _ = sys::clone::wait_status(std::os::fd::AsFd::as_fd(&self.pidfd));
+    /// Ends and reaps it after `error`. If it had failed first, its own words say more than what
+    /// the parent saw of that.
+    fn give_up(&self, error: anyhow::Error) -> anyhow::Error {
+        let _ = sys::clone::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        let _ = sys::clone::wait_status(self.pidfd.as_fd());
+        while let Ok(Some(message)) = self.channel.receive() {
+            if let Message::Failed(text) = message {
+                return anyhow::Error::msg(text);
+            }
+        }
+        error
     }
 
     /// Takes its messages until it is ready; `mounted` runs the hooks that want the mounts made.
@@ -246,6 +253,7 @@ fn make(
             namespace::write_id_maps(&config.namespaces, proc, child.pid)?;
             child.channel.send(&Message::Mapped)?;
         }
+        log::debug(|| format!("init of container {} is process {}", record.id, child.pid));
         place(&child, &cgroup, config.process.as_ref(), proc)?;
         let stat = proc.stat(child.pid)?.context("the container's init is gone")?;
         init_file.write(Init { pid: child.pid, start_time: stat.start_time })?;
@@ -260,10 +268,7 @@ fn make(
     })();
     match outcome {
         Ok(()) => Ok(child),
-        Err(error) => {
-            child.kill();
-            Err(error)
-        }
+        Err(error) => Err(child.give_up(error)),
     }
 }
 
@@ -294,11 +299,10 @@ fn clone_init(plan: NewContainer, cgroup: &cgroup::Cgroup) -> Result<(Child, Ini
             let returned = returned.and_then(|()| {
                 nix::unistd::fchdir(&here).context("return to the working directory")
             });
-            if let Err(error) = returned {
-                child.kill();
-                return Err(error);
+            match returned {
+                Ok(()) => Ok((child, plan.init_file)),
+                Err(error) => Err(child.give_up(error)),
             }
-            Ok((child, plan.init_file))
         }
     }
 }
@@ -381,9 +385,6 @@ pub fn exec(container: &Container, process: &Process, options: &Options) -> Resu
         .and_then(|()| child.converse(options, &|| Ok(())));
     match outcome {
         Ok(()) => Ok(child),
-        Err(error) => {
-            child.kill();
-            Err(error)
-        }
+        Err(error) => Err(child.give_up(error)),
     }
 }

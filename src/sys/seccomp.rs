@@ -80,31 +80,21 @@ mod tests {
                 drop(writer);
                 let mut bytes = Vec::new();
                 reader.read_to_end(&mut bytes).unwrap();
-                let numbers = bytes
-                    .chunks(8)
-                    .map(|n| i64::from_ne_bytes(n.try_into().unwrap()));
+                let numbers = bytes.chunks(8).map(|n| i64::from_ne_bytes(n.try_into().unwrap()));
                 (numbers.collect(), waitpid(child, None).unwrap())
             }
         }
     }
 
     fn exited(status: WaitStatus) -> Option<i32> {
-        if let WaitStatus::Exited(_, code) = status {
-            Some(code)
-        } else {
-            None
-        }
+        if let WaitStatus::Exited(_, code) = status { Some(code) } else { None }
     }
 
     /// The errno of a system call, 0 if it succeeds.
     fn errno_of(number: libc::c_long, args: [u64; 2]) -> i64 {
         // SAFETY: the tests call this with calls that take no pointers, or that the filter refuses.
         let result = unsafe { libc::syscall(number, args[0], args[1]) };
-        if result == -1 {
-            i64::from(Errno::last_raw())
-        } else {
-            0
-        }
+        if result == -1 { i64::from(Errno::last_raw()) } else { 0 }
     }
 
     #[test]
@@ -142,9 +132,7 @@ mod tests {
         let filter = filter(json!({"defaultAction": "SCMP_ACT_ALLOW"}));
         let (seen, status) = under(&filter, |_| {
             // SAFETY: PR_GET_NO_NEW_PRIVS reads no memory.
-            [i64::from(unsafe {
-                libc::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
-            })]
+            [i64::from(unsafe { libc::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) })]
         });
         assert_eq!(exited(status), Some(0));
         assert_eq!(seen, [i64::from(!Uid::effective().is_root())]);
@@ -194,16 +182,11 @@ mod tests {
     #[test]
     fn i386_calls_pass_only_if_the_architecture_is_listed() {
         let profile = |archs: Value| {
-            filter(
-                json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": archs,
-                "syscalls": [{"names": ["getpid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95}]}),
-            )
+            filter(json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": archs,
+                "syscalls": [{"names": ["getpid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95}]}))
         };
         let (seen, status) = under(&profile(json!(["SCMP_ARCH_X86"])), |_| [i386_getpid()]);
-        if matches!(
-            status,
-            WaitStatus::Signaled(_, nix::sys::signal::Signal::SIGSEGV, _)
-        ) {
+        if matches!(status, WaitStatus::Signaled(_, nix::sys::signal::Signal::SIGSEGV, _)) {
             println!("skipped: this kernel has no 32-bit system calls (CONFIG_IA32_EMULATION)");
             return;
         }

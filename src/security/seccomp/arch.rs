@@ -117,10 +117,7 @@ pub(super) const RISCV: [Abi; 1] = [Abi {
 /// The number of a call in a table of the `syscalls` crate.
 macro_rules! table {
     ($name:expr, $arch:ident) => {
-        $name
-            .parse::<syscalls::$arch::Sysno>()
-            .ok()
-            .map(|call| call.id() as u32)
+        $name.parse::<syscalls::$arch::Sysno>().ok().map(|call| call.id() as u32)
     };
 }
 

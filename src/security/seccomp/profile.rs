@@ -177,11 +177,7 @@ impl Profile {
             if !self.abis[index].listed {
                 continue;
             }
-            let number = if index == 0 {
-                native
-            } else {
-                (abi.number)(name, native)
-            };
+            let number = if index == 0 { native } else { (abi.number)(name, native) };
             if let Some(number) = number {
                 known = true;
                 let calls = &mut self.abis[index];

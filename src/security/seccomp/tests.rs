@@ -73,28 +73,10 @@ fn naive(profile: &LinuxSeccomp, name: &str, wide: bool, args: &[u64; 6]) -> u32
 fn default_profile_gives_the_verdicts_that_it_reads_like() {
     let profile = default_profile();
     let machine = Machine::new(compile_for(&arch::X86, &profile).unwrap().program);
-    let values = [
-        0,
-        1,
-        8,
-        39,
-        40,
-        41,
-        0x20000,
-        0x1000_0000,
-        0xffff_ffff,
-        1 << 32,
-        u64::MAX,
-    ];
+    let values = [0, 1, 8, 39, 40, 41, 0x20000, 0x1000_0000, 0xffff_ffff, 1 << 32, u64::MAX];
     // Multiplexers are in the profile, so every call has one name only.
-    let x86_64 = (0..=469).filter_map(|n| {
-        Some((
-            X86_64,
-            n as u32,
-            syscalls::x86_64::Sysno::new(n)?.name(),
-            true,
-        ))
-    });
+    let x86_64 = (0..=469)
+        .filter_map(|n| Some((X86_64, n as u32, syscalls::x86_64::Sysno::new(n)?.name(), true)));
     let x86 = (0..=469)
         .filter_map(|n| Some((I386, n as u32, syscalls::x86::Sysno::new(n)?.name(), false)));
     let (mut allowed, mut refused) = (0, 0);
@@ -106,16 +88,8 @@ fn default_profile_gives_the_verdicts_that_it_reads_like() {
                 467.. => ENOSYS,
                 _ => naive(&profile, name.trim_start_matches("r#"), wide, &args),
             };
-            assert_eq!(
-                machine.run(arch, number, &args),
-                expected,
-                "{arch:x} {name}({value:#x})"
-            );
-            if expected == ALLOW {
-                allowed += 1
-            } else {
-                refused += 1
-            }
+            assert_eq!(machine.run(arch, number, &args), expected, "{arch:x} {name}({value:#x})");
+            if expected == ALLOW { allowed += 1 } else { refused += 1 }
         }
     }
     assert!(allowed > 6000 && refused > 1000, "{allowed} {refused}");
@@ -144,17 +118,7 @@ fn default_profile_covers_all_architectures() {
 #[test]
 fn every_operator_compares_as_arithmetic_does() {
     let operators = ["NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"];
-    let edges = [
-        0,
-        1,
-        2,
-        0x7fff_ffff,
-        0xffff_ffff,
-        1 << 32,
-        (5 << 32) + 7,
-        u64::MAX - 1,
-        u64::MAX,
-    ];
+    let edges = [0, 1, 2, 0x7fff_ffff, 0xffff_ffff, 1 << 32, (5 << 32) + 7, u64::MAX - 1, u64::MAX];
     for operator in operators {
         for (value, two) in edges.iter().flat_map(|a| edges.map(|b| (*a, b))) {
             let arg = json!({"index": 5, "value": value, "valueTwo": two,
@@ -164,10 +128,7 @@ fn every_operator_compares_as_arithmetic_does() {
                 json!({"action": "SCMP_ACT_TRAP", "args": [arg]}),
             ));
             let machine = Machine::new(compile_for(&arch::X86, &profile).unwrap().program);
-            for seen in edges
-                .iter()
-                .flat_map(|e| [e.wrapping_sub(1), *e, e.wrapping_add(1)])
-            {
+            for seen in edges.iter().flat_map(|e| [e.wrapping_sub(1), *e, e.wrapping_add(1)]) {
                 let args = [0, 0, 0, 0, 0, seen];
                 for (arch, number, wide) in [(X86_64, 140, true), (I386, 96, false)] {
                     assert_eq!(
@@ -204,12 +165,7 @@ fn an_argument_that_comes_twice_makes_alternatives() {
             {"index": 0, "value": 2, "op": "SCMP_CMP_EQ"},
             {"index": 1, "value": 9, "op": "SCMP_CMP_EQ"}]}),
     ));
-    for (args, expected) in [
-        ([1, 0], EPERM),
-        ([2, 0], EPERM),
-        ([3, 9], EPERM),
-        ([3, 0], ALLOW),
-    ] {
+    for (args, expected) in [([1, 0], EPERM), ([2, 0], EPERM), ([3, 9], EPERM), ([3, 0], ALLOW)] {
         assert_eq!(machine.run(X86_64, 140, &args), expected, "{args:?}");
     }
 }
@@ -261,15 +217,9 @@ fn several_rules_for_a_call_follow_the_documented_order() {
     let long = json!({"action": "SCMP_ACT_TRAP", "args": [eq(0, 1), eq(1, 2)]});
     let short = json!({"action": "SCMP_ACT_LOG", "args": [eq(0, 1)]});
     let m = machine(rules(json!([long, short])));
-    assert_eq!(
-        [m.run(X86_64, 140, &[1, 2]), m.run(X86_64, 140, &[1, 3])],
-        [TRAP, LOG]
-    );
+    assert_eq!([m.run(X86_64, 140, &[1, 2]), m.run(X86_64, 140, &[1, 3])], [TRAP, LOG]);
     let m = machine(rules(json!([short, long])));
-    assert_eq!(
-        [m.run(X86_64, 140, &[1, 2]), m.run(X86_64, 140, &[1, 3])],
-        [LOG, LOG]
-    );
+    assert_eq!([m.run(X86_64, 140, &[1, 2]), m.run(X86_64, 140, &[1, 3])], [LOG, LOG]);
     let text = error(rules(json!([
         {"action": "SCMP_ACT_TRAP", "args": [eq(0, 1), eq(1, 2)]},
         {"action": "SCMP_ACT_LOG", "args": [eq(1, 2), eq(0, 1)]}])));
@@ -303,35 +253,23 @@ fn every_action_has_the_kernels_value() {
         ("SCMP_ACT_ALLOW", 0x7fff_0000),
     ]);
     for (action, value) in expected {
-        let default = if action == "SCMP_ACT_ALLOW" {
-            "SCMP_ACT_LOG"
-        } else {
-            "SCMP_ACT_ALLOW"
-        };
+        let default = if action == "SCMP_ACT_ALLOW" { "SCMP_ACT_LOG" } else { "SCMP_ACT_ALLOW" };
         let m = machine(one_rule(default, json!({"action": action})));
         assert_eq!(m.run(X86_64, 140, &[]), value, "{action}");
         let m = machine(json!({"defaultAction": action}));
         assert_eq!(m.run(X86_64, 140, &[]), value, "{action}");
     }
     let rule = json!({"action": "SCMP_ACT_TRACE", "errnoRet": 0xffff});
-    assert_eq!(
-        machine(one_rule("SCMP_ACT_ALLOW", rule)).run(X86_64, 140, &[]),
-        0x7ff0_ffff
-    );
+    assert_eq!(machine(one_rule("SCMP_ACT_ALLOW", rule)).run(X86_64, 140, &[]), 0x7ff0_ffff);
     let rule = json!({"action": "SCMP_ACT_ERRNO", "errnoRet": 4095});
-    assert_eq!(
-        machine(one_rule("SCMP_ACT_ALLOW", rule)).run(X86_64, 140, &[]),
-        errno(4095)
-    );
+    assert_eq!(machine(one_rule("SCMP_ACT_ALLOW", rule)).run(X86_64, 140, &[]), errno(4095));
 }
 
 #[test]
 fn calls_newer_than_the_profile_fail_with_enosys_where_the_default_refuses() {
     let with = |default: &str, names: Value| {
-        machine(
-            json!({"defaultAction": default, "architectures": ["SCMP_ARCH_X32"],
-            "syscalls": [{"names": names, "action": "SCMP_ACT_TRAP"}]}),
-        )
+        machine(json!({"defaultAction": default, "architectures": ["SCMP_ARCH_X32"],
+            "syscalls": [{"names": names, "action": "SCMP_ACT_TRAP"}]}))
     };
     for default in ["SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS"] {
         let m = with(default, json!(["read", "statx", "preadv2"]));
@@ -344,31 +282,21 @@ fn calls_newer_than_the_profile_fail_with_enosys_where_the_default_refuses() {
         assert_eq!(m.run(X86_64, X32 | 547, &[]), ENOSYS);
     }
     for (default, verdict) in [("SCMP_ACT_ALLOW", ALLOW), ("SCMP_ACT_LOG", LOG)] {
-        assert_eq!(
-            with(default, json!(["read"])).run(X86_64, 1000, &[]),
-            verdict
-        );
+        assert_eq!(with(default, json!(["read"])).run(X86_64, 1000, &[]), verdict);
     }
     // Nothing known, or only number 0.
     for names in [json!(["nosuchcall"]), json!(["read"])] {
         assert_eq!(with("SCMP_ACT_ERRNO", names).run(X86_64, 1000, &[]), EPERM);
     }
     // A rule that repeats the default still shows that the profile knows the call.
-    let m = machine(one_rule(
-        "SCMP_ACT_ERRNO",
-        json!({"action": "SCMP_ACT_ERRNO"}),
-    ));
+    let m = machine(one_rule("SCMP_ACT_ERRNO", json!({"action": "SCMP_ACT_ERRNO"})));
     assert_eq!(m.run(X86_64, 140, &[]), EPERM);
     assert_eq!(m.run(X86_64, 141, &[]), ENOSYS);
 }
 
 #[test]
 fn architectures_that_are_not_listed_are_killed_but_the_native_one_never_is() {
-    for archs in [
-        json!(null),
-        json!([]),
-        json!(["SCMP_ARCH_AARCH64", "SCMP_ARCH_S390X"]),
-    ] {
+    for archs in [json!(null), json!([]), json!(["SCMP_ARCH_AARCH64", "SCMP_ARCH_S390X"])] {
         let m = machine(json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": archs}));
         assert_eq!(m.run(X86_64, 0, &[]), ALLOW);
         assert_eq!(m.run(X86_64, X32 - 1, &[]), ALLOW);
@@ -388,13 +316,11 @@ fn architectures_that_are_not_listed_are_killed_but_the_native_one_never_is() {
 
 #[test]
 fn i386_multiplexers_follow_rules_without_conditions_only() {
-    let m = machine(
-        json!({"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86"],
+    let m = machine(json!({"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86"],
         "syscalls": [
             {"names": ["connect", "accept", "shmget"], "action": "SCMP_ACT_ALLOW"},
             {"names": ["socket"], "action": "SCMP_ACT_ALLOW",
-             "args": [{"index": 0, "value": 38, "op": "SCMP_CMP_NE"}]}]}),
-    );
+             "args": [{"index": 0, "value": 38, "op": "SCMP_CMP_NE"}]}]}));
     let (socketcall, ipc) = (i386("socketcall"), i386("ipc"));
     assert_eq!(m.run(I386, socketcall, &[3]), ALLOW);
     assert_eq!(m.run(I386, socketcall, &[5]), ALLOW);
@@ -404,18 +330,14 @@ fn i386_multiplexers_follow_rules_without_conditions_only() {
     assert_eq!(m.run(I386, i386("socket"), &[2]), ALLOW);
     assert_eq!(m.run(I386, i386("socket"), &[38]), EPERM);
     // Nor does another errno than the default's take the calls from those that it does not mean.
-    let m = machine(
-        json!({"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86"],
+    let m = machine(json!({"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86"],
         "syscalls": [{"names": ["socket"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95,
-             "args": [{"index": 0, "value": 38, "op": "SCMP_CMP_EQ"}]}]}),
-    );
+             "args": [{"index": 0, "value": 38, "op": "SCMP_CMP_EQ"}]}]}));
     assert_eq!(m.run(I386, socketcall, &[1]), EPERM);
     // A stricter rule must not be got round.
-    let m = machine(
-        json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86"],
+    let m = machine(json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86"],
         "syscalls": [{"names": ["socket"], "action": "SCMP_ACT_ERRNO",
-             "args": [{"index": 0, "value": 38, "op": "SCMP_CMP_EQ"}]}]}),
-    );
+             "args": [{"index": 0, "value": 38, "op": "SCMP_CMP_EQ"}]}]}));
     assert_eq!(m.run(I386, socketcall, &[1]), EPERM);
     assert_eq!(m.run(I386, socketcall, &[2]), ALLOW);
 }
@@ -425,10 +347,8 @@ fn jumps_over_more_than_255_instructions_arrive() {
     let mut rules = Vec::new();
     for name in ["read", "ioctl", "prctl", "fcntl"] {
         for value in 0..200u64 {
-            rules.push(
-                json!({"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": value + 1,
-                "args": [{"index": 2, "value": value << 31, "op": "SCMP_CMP_EQ"}]}),
-            );
+            rules.push(json!({"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": value + 1,
+                "args": [{"index": 2, "value": value << 31, "op": "SCMP_CMP_EQ"}]}));
         }
     }
     let m = machine(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}));
@@ -437,10 +357,7 @@ fn jumps_over_more_than_255_instructions_arrive() {
         for value in 0..200 {
             let verdict = m.run(X86_64, number(name), &[0, 0, value << 31]);
             assert_eq!(verdict, errno(value as i32 + 1), "{name} {value}");
-            assert_eq!(
-                m.run(X86_64, number(name), &[0, 0, (value << 31) + 1]),
-                ALLOW
-            );
+            assert_eq!(m.run(X86_64, number(name), &[0, 0, (value << 31) + 1]), ALLOW);
         }
     }
     assert_eq!(m.run(X86_64, number("write"), &[]), ALLOW);
@@ -457,30 +374,21 @@ fn a_program_too_long_for_the_kernel_is_an_error() {
         .collect();
     for count in [1100, 3000] {
         let text = error(json!({"defaultAction": "SCMP_ACT_TRAP", "syscalls": rules[..count]}));
-        assert!(
-            text.contains("BPF instructions, the kernel takes 4096"),
-            "{text}"
-        );
+        assert!(text.contains("BPF instructions, the kernel takes 4096"), "{text}");
     }
 }
 
 #[test]
 fn errors_name_the_property() {
     let errno = |action, errno: u32| {
-        error(one_rule(
-            "SCMP_ACT_ALLOW",
-            json!({"action": action, "errnoRet": errno}),
-        ))
+        error(one_rule("SCMP_ACT_ALLOW", json!({"action": action, "errnoRet": errno})))
     };
     let at = "linux.seccomp.syscalls[0]";
     assert!(errno("SCMP_ACT_LOG", 1).starts_with(&format!("{at}.errnoRet: SCMP_ACT_LOG")));
     assert!(errno("SCMP_ACT_ERRNO", 4096).starts_with(&format!("{at}.errnoRet is 4096")));
     assert!(errno("SCMP_ACT_TRACE", 0x10000).starts_with(&format!("{at}.errnoRet is 65536")));
     let text = error(json!({"defaultAction": "SCMP_ACT_KILL", "defaultErrnoRet": 1}));
-    assert!(
-        text.starts_with("linux.seccomp.defaultErrnoRet: SCMP_ACT_KILL"),
-        "{text}"
-    );
+    assert!(text.starts_with("linux.seccomp.defaultErrnoRet: SCMP_ACT_KILL"), "{text}");
     let names = |names: Value| {
         error(json!({"defaultAction": "SCMP_ACT_ALLOW",
             "syscalls": [{"names": names, "action": "SCMP_ACT_LOG"}]}))
@@ -493,10 +401,7 @@ fn errors_name_the_property() {
             {"index": 0, "value": 1, "op": "SCMP_CMP_EQ"},
             {"index": 6, "value": 1, "op": "SCMP_CMP_EQ"}]}),
     ));
-    assert!(
-        text.starts_with(&format!("{at}.args[1].index is 6")),
-        "{text}"
-    );
+    assert!(text.starts_with(&format!("{at}.args[1].index is 6")), "{text}");
 }
 
 #[test]
@@ -508,15 +413,9 @@ fn notify_needs_a_listener_and_asks_for_its_descriptor() {
     json["listenerMetadata"] = json!("data");
     let compiled = filter(json.clone());
     assert_eq!(compiled.flags, 1 << 3 | 1 << 5);
-    let listener = Listener {
-        path: "/run/agent.sock".into(),
-        metadata: Some("data".into()),
-    };
+    let listener = Listener { path: "/run/agent.sock".into(), metadata: Some("data".into()) };
     assert_eq!(compiled.listener, Some(listener));
-    assert_eq!(
-        Machine::new(compiled.program).run(X86_64, 140, &[]),
-        0x7fc0_0000
-    );
+    assert_eq!(Machine::new(compiled.program).run(X86_64, 140, &[]), 0x7fc0_0000);
 
     json["syscalls"][0]["names"] = json!(["write"]);
     assert!(error(json.clone()).contains("cannot be used for write"));
@@ -540,11 +439,9 @@ fn flags_default_to_spec_allow_and_tsync_is_not_needed() {
 #[test]
 fn names_that_no_architecture_of_the_filter_knows_are_warnings() {
     let warnings = |archs: Value| {
-        filter(
-            json!({"defaultAction": "SCMP_ACT_ERRNO", "architectures": archs, "syscalls": [
+        filter(json!({"defaultAction": "SCMP_ACT_ERRNO", "architectures": archs, "syscalls": [
             {"names": ["nosuchcall", "waitpid", "read"], "action": "SCMP_ACT_ALLOW"},
-            {"names": ["nosuchcall", "recv"], "action": "SCMP_ACT_LOG"}]}),
-        )
+            {"names": ["nosuchcall", "recv"], "action": "SCMP_ACT_LOG"}]}))
         .warnings
     };
     let native = warnings(json!([]));
@@ -609,10 +506,7 @@ fn other_families_compile_as_well() {
 fn the_same_profile_always_gives_the_same_program() {
     let program = || {
         let program = compile_for(&arch::X86, &default_profile()).unwrap().program;
-        program
-            .iter()
-            .map(|i| (i.code, i.jt, i.jf, i.k))
-            .collect::<Vec<_>>()
+        program.iter().map(|i| (i.code, i.jt, i.jf, i.k)).collect::<Vec<_>>()
     };
     assert_eq!(program(), program());
 }

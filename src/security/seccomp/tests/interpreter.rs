@@ -34,11 +34,7 @@ pub struct Machine(Vec<sock_filter>);
 impl Machine {
     /// Panics unless the kernel would take the program.
     pub fn new(program: Vec<sock_filter>) -> Machine {
-        assert!(
-            (1..=4096).contains(&program.len()),
-            "{} instructions",
-            program.len()
-        );
+        assert!((1..=4096).contains(&program.len()), "{} instructions", program.len());
         for (at, instruction) in program.iter().enumerate() {
             let left = program.len() - at - 1;
             match instruction.code {
