@@ -38,7 +38,7 @@ fn main() {
 
 /// One action, its arguments separated by spaces.
 fn act(line: &str) -> String {
-    let words: Vec<&str> = line.split(' ').collect();
+    let words: Vec<&str> = line.split_whitespace().collect();
     match words.as_slice() {
         ["open", flags, path] => open(flags, path),
         ["write", path, text] => result(fs::write(path, text).map(|()| "ok".into())),

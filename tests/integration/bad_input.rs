@@ -86,7 +86,7 @@ fn wrong_types_name_the_property() {
         ("/mounts", json!({}), "mounts"),
         ("/linux/namespaces", json!("all"), "namespaces"),
         ("/hostname", json!(5), "hostname"),
-        ("/linux/resources", json!([]), "resources"),
+        ("/linux/resources", json!("all"), "resources"),
         ("/linux/maskedPaths", json!("/proc"), "maskedPaths"),
     ];
     for (pointer, value, name) in wrong {
@@ -428,9 +428,9 @@ fn bad_process_json_for_exec() {
     sandbox.run_detached();
     for (text, named) in [
         ("{", "process.json"),
-        (r#"{"cwd": "/", "args": []}"#, "args"),
+        (r#"{"cwd": "/", "args": [], "user": {"uid": 0, "gid": 0}}"#, "args"),
         (r#"{"cwd": "tmp", "args": ["true"], "user": {"uid": 0, "gid": 0}}"#, "cwd"),
-        (r#"{"cwd": "/", "args": "true"}"#, "args"),
+        (r#"{"cwd": "/", "args": "true", "user": {"uid": 0, "gid": 0}}"#, "args"),
     ] {
         let file = sandbox.file("process.json", text);
         let call = sandbox.call(["exec", "--process"]).arg(&file).arg(&sandbox.id);

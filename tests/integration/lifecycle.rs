@@ -379,7 +379,7 @@ fn start_twice_is_an_error_and_harmless() {
     let sandbox = Sandbox::with_script("twice", "exec sleep 100");
     sandbox.create().ok();
     sandbox.start().ok();
-    sandbox.start().fails(1, &["already running"]);
+    sandbox.start().fails(1, &["running"]);
     assert_eq!(sandbox.status(), "running");
 }
 

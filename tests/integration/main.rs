@@ -6,5 +6,14 @@
 //! say why, and how many there were is the last line.
 
 mod bad_input;
+mod exec;
+mod filesystem;
+mod hooks;
+mod identity;
 mod lifecycle;
+mod namespaces;
+mod process;
+mod seccomp;
+mod start_errors;
 mod support;
+mod terminal;

@@ -179,7 +179,13 @@ fn find_busybox() -> PathBuf {
 fn find_guest() -> PathBuf {
     let own = std::env::current_exe().unwrap();
     let guest = own.parent().and_then(Path::parent).unwrap().join("examples/guest");
-    assert!(guest.exists(), "{} is missing: cargo build --example guest", guest.display());
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest/main.rs");
+    let built = fs::metadata(&guest).and_then(|guest| guest.modified());
+    assert!(
+        built.is_ok_and(|built| built >= fs::metadata(&source).unwrap().modified().unwrap()),
+        "{} is missing or old: cargo build --example guest, with this profile and target",
+        guest.display()
+    );
     guest
 }
 

@@ -1,0 +1,288 @@
+//! The six kinds of hooks: their order, namespaces, input, and what their failure means.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::support::{Json, Sandbox, own_namespace, set_namespace, wait_until};
+
+/// In the order in which they run.
+const KINDS: [&str; 6] =
+    ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+
+/// Notes its name, mount namespace, root and stdin in the folder given.
+const RECORDER: &str = r#"
+    state=$(cat)
+    ns=$(readlink /proc/self/ns/mnt)
+    uts=$(readlink /proc/self/ns/uts)
+    printf '%s\n' "{\"kind\": \"$1\", \"mnt\": \"$ns\", \"uts\": \"$uts\", \"pwd\": \"$(pwd)\", \"env\": \"$A_VARIABLE\", \
+\"secret\": \"$SECRET\", \"state\": $state}" >>"$2"
+"#;
+
+/// A hook that runs the recorder. `shell` is the path of the shell where the hook runs.
+fn recorder(kind: &str, shell: &str, log: &Path) -> Value {
+    json!({
+        "path": shell,
+        "args": ["sh", "-c", RECORDER, "sh", kind, log],
+        "env": ["PATH=/usr/bin:/bin", "A_VARIABLE=value"],
+        "timeout": 20
+    })
+}
+
+/// A container whose six hooks record themselves, one after the other.
+fn recorded(script: &str) -> (Sandbox, PathBuf) {
+    let mut sandbox = Sandbox::with_script("hooks", script);
+    let folder = sandbox.dir.join("log");
+    fs::create_dir(&folder).unwrap();
+    let log = folder.join("hooks");
+    // The folder has the same path inside, so that startContainer finds it too.
+    sandbox.mount(crate::support::bind(&folder, &folder.display().to_string(), &["bind"]));
+    for kind in KINDS {
+        sandbox.config["hooks"][kind] = json!([recorder(kind, "/bin/sh", &log)]);
+    }
+    (sandbox, log)
+}
+
+fn read_log(log: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn kinds(log: &Path) -> Vec<String> {
+    read_log(log).iter().map(|entry| entry.text("/kind").to_owned()).collect()
+}
+
+#[test]
+fn all_kinds_run_in_their_order() {
+    let (sandbox, log) = recorded("sleep 0.2");
+    sandbox.create().ok();
+    assert_eq!(kinds(&log), KINDS[..3]);
+    sandbox.start().ok();
+    assert_eq!(kinds(&log), KINDS[..5]);
+    sandbox.wait_for("stopped");
+    sandbox.delete().ok();
+    assert_eq!(kinds(&log), KINDS);
+}
+
+#[test]
+fn all_kinds_run_for_run_too() {
+    let (sandbox, log) = recorded("sleep 0.2");
+    sandbox.run().ok();
+    assert_eq!(kinds(&log), KINDS);
+}
+
+#[test]
+fn several_of_one_kind_run_one_after_the_other() {
+    let mut sandbox = Sandbox::with_script("several", "exit 0");
+    let log = sandbox.dir.join("log");
+    let hook = |text: &str| {
+        let script = format!("sleep 0.0{}; echo {text} >>{}", 5 - text.len(), log.display());
+        json!({"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin"]})
+    };
+    sandbox.config["hooks"]["createRuntime"] = json!([hook("a"), hook("bb"), hook("ccc")]);
+    sandbox.run().ok();
+    assert_eq!(fs::read_to_string(&log).unwrap(), "a\nbb\nccc\n");
+}
+
+#[test]
+fn state_on_stdin() {
+    let (mut sandbox, log) = recorded("sleep 0.2");
+    sandbox.config["annotations"] = json!({"org.example": "yes"});
+    sandbox.run().ok();
+    for entry in read_log(&log) {
+        let (kind, state) = (entry.text("/kind"), &entry["state"]);
+        assert_eq!(state["id"], json!(sandbox.id), "{kind}");
+        assert_eq!(state["bundle"], json!(sandbox.bundle()), "{kind}");
+        assert_eq!(state["annotations"]["org.example"], "yes", "{kind}");
+        assert!(state.text("/ociVersion").starts_with("1."), "{kind}");
+        let status = match kind {
+            "prestart" | "createRuntime" | "createContainer" => "creating",
+            "startContainer" => "created",
+            "poststart" => "running",
+            _ => "stopped",
+        };
+        assert_eq!(state["status"], status, "{kind}");
+        // Hooks that run inside may see the container's own number of the process.
+        if ["prestart", "createRuntime", "poststart"].contains(&kind) {
+            assert!(state.integer("/pid") > 1, "{kind}");
+        }
+    }
+}
+
+#[test]
+fn namespaces_of_each_kind() {
+    let (mut sandbox, log) = recorded("sleep 0.2");
+    set_namespace(&mut sandbox.config, "cgroup", None);
+    sandbox.run().ok();
+    for entry in read_log(&log) {
+        let kind = entry.text("/kind");
+        let in_container = ["createContainer", "startContainer"].contains(&kind);
+        assert_eq!(entry["uts"] != own_namespace("uts"), in_container, "{kind}");
+        assert_eq!(entry["mnt"] != own_namespace("mnt"), in_container, "{kind}");
+    }
+}
+
+#[test]
+fn create_container_sees_the_hosts_paths_and_start_container_the_containers() {
+    let mut sandbox = Sandbox::with_script("roots", "cat /etc/from-start");
+    let mark = sandbox.dir.join("from-create");
+    let on_host = format!(
+        "ls {0} && touch {0}/etc/from-host; touch {1}",
+        sandbox.rootfs().display(),
+        mark.display()
+    );
+    sandbox.config["hooks"] = json!({
+        "createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", on_host], "env": ["PATH=/usr/bin:/bin"]}],
+        "startContainer": [{
+            "path": "/bin/sh",
+            "args": ["sh", "-c", "[ -e /etc/from-host ] && [ -e /guest ] && echo inside >/etc/from-start"],
+            "env": ["PATH=/bin"]
+        }]
+    });
+    sandbox.run().ok().prints("inside");
+    assert!(mark.exists());
+}
+
+#[test]
+fn create_runtime_hooks_can_reach_the_containers_network_namespace() {
+    // What libnetwork's prestart hook does by the pid it reads.
+    let mut sandbox =
+        Sandbox::with_script("net", "cat /proc/sys/net/ipv4/ip_unprivileged_port_start");
+    let script = "pid=$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/' | tr -d '\\n '); \
+                  pid=$(echo $pid | grep -o '[0-9]*$'); \
+                  nsenter --net=/proc/$pid/ns/net sh -c 'echo 77 >/proc/sys/net/ipv4/ip_unprivileged_port_start'";
+    sandbox.config["hooks"]["prestart"] = json!([{
+        "path": "/bin/sh",
+        "args": ["sh", "-c", format!("tr -d '\\n' | {{ {script}; }}")],
+        "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]
+    }]);
+    sandbox.run().ok().prints("77");
+}
+
+#[test]
+fn environment_of_hooks_is_what_the_config_says() {
+    let (sandbox, log) = recorded("exit 0");
+    sandbox.bundle_call("run").arg(&sandbox.id).env("SECRET", "leaked").output().ok();
+    for entry in read_log(&log) {
+        let kind = entry.text("/kind");
+        assert_eq!(entry["env"], "value", "{kind}");
+        if kind != "startContainer" {
+            assert_eq!(entry["secret"], "", "{kind}");
+        }
+    }
+}
+
+#[test]
+fn hooks_without_env_get_none() {
+    let mut sandbox = Sandbox::with_script("noenv", "exit 0");
+    let log = sandbox.dir.join("env");
+    let script = format!("/usr/bin/env >{}", log.display());
+    sandbox.config["hooks"]["createRuntime"] =
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+    sandbox.bundle_call("run").arg(&sandbox.id).env("SECRET", "leaked").output().ok();
+    assert!(!fs::read_to_string(log).unwrap().contains("SECRET"));
+}
+
+/// A hook that ends like this.
+fn exits(code: i32) -> Value {
+    let script = format!("echo why it failed >&2; exit {code}");
+    json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin"]}])
+}
+
+#[test]
+fn failure_before_start_undoes_the_container_and_runs_poststop() {
+    for kind in ["prestart", "createRuntime", "createContainer"] {
+        let (mut sandbox, log) = recorded("exit 0");
+        sandbox.config["hooks"][kind] = exits(3);
+        sandbox.create().fails(1, &[kind, "why it failed"]);
+        assert!(kinds(&log).contains(&"poststop".to_owned()), "{kind}: {:?}", kinds(&log));
+        sandbox.ultari(["state", &sandbox.id]).fails(1, &["does not exist"]);
+        sandbox.expect_nothing_left();
+        sandbox.run().fails(1, &[kind]);
+        sandbox.expect_nothing_left();
+    }
+}
+
+#[test]
+fn failure_of_start_container_undoes_the_container_and_runs_poststop() {
+    let (mut sandbox, log) = recorded("echo must not run");
+    sandbox.config["hooks"]["startContainer"] = exits(3);
+    let created = sandbox.create().ok();
+    sandbox.start().fails(1, &["startContainer"]);
+    assert_eq!(created.stdout_by_now(), "");
+    assert!(!kinds(&log).contains(&"poststart".to_owned()));
+    let _ = sandbox.delete_forced();
+    assert_eq!(kinds(&log).iter().filter(|kind| *kind == "poststop").count(), 1);
+    sandbox.expect_nothing_left();
+}
+
+#[test]
+fn failure_of_poststart_stops_the_container() {
+    let (mut sandbox, log) = recorded("exec sleep 100");
+    sandbox.config["hooks"]["poststart"] = exits(3);
+    sandbox.create().ok();
+    sandbox.start().fails(1, &["poststart"]);
+    wait_until("it is stopped or gone", || {
+        let output = sandbox.ultari(["state", &sandbox.id]);
+        output.code == 1 || output.json()["status"] == "stopped"
+    });
+    let _ = sandbox.delete_forced();
+    assert_eq!(kinds(&log).iter().filter(|kind| *kind == "poststop").count(), 1);
+    sandbox.expect_nothing_left();
+    sandbox.run().exits_with(1);
+    sandbox.expect_nothing_left();
+}
+
+#[test]
+fn failure_of_poststop_is_a_warning_and_the_others_still_run() {
+    let mut sandbox = Sandbox::with_script("poststop", "exit 0");
+    let mark = sandbox.dir.join("mark");
+    let second = json!({"path": "/usr/bin/touch", "args": ["touch", mark]});
+    let mut hooks = exits(3);
+    hooks.as_array_mut().unwrap().push(second);
+    sandbox.config["hooks"]["poststop"] = hooks;
+    sandbox.run_detached();
+    sandbox.wait_for("stopped");
+    let output = sandbox.delete().ok();
+    output.says(&["poststop"]);
+    assert!(mark.exists(), "one failure does not keep the next from running");
+    sandbox.expect_nothing_left();
+}
+
+#[test]
+fn a_hook_that_takes_too_long_is_ended() {
+    let mut sandbox = Sandbox::with_script("slow", "exit 0");
+    sandbox.config["hooks"]["createRuntime"] = json!([{
+        "path": "/bin/sleep", "args": ["sleep", "91"], "env": [sandbox.marker()], "timeout": 1
+    }]);
+    let start = std::time::Instant::now();
+    sandbox.run().fails(1, &["createRuntime", "1"]);
+    assert!(start.elapsed() < std::time::Duration::from_secs(10));
+    sandbox.expect_nothing_left();
+}
+
+#[test]
+fn a_hook_ended_by_a_signal_has_failed() {
+    let mut sandbox = Sandbox::with_script("sig", "exit 0");
+    sandbox.config["hooks"]["createRuntime"] =
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", "kill -9 $$"]}]);
+    sandbox.run().fails(1, &["createRuntime"]);
+}
+
+#[test]
+fn a_hook_that_does_not_read_its_stdin() {
+    let mut sandbox = Sandbox::with_script("nostdin", "echo fine");
+    sandbox.config["annotations"] = json!({"large": "x".repeat(200_000)});
+    sandbox.config["hooks"]["createRuntime"] = json!([{"path": "/bin/true"}]);
+    sandbox.run().ok().prints("fine");
+}
+
+#[test]
+fn a_missing_start_container_hook_is_an_error() {
+    let mut sandbox = Sandbox::with_script("missing", "echo must not run");
+    sandbox.config["hooks"]["startContainer"] = json!([{"path": "/nowhere/hook"}]);
+    let output = sandbox.run().fails(1, &["/nowhere/hook"]);
+    assert_eq!(output.stdout, "");
+    sandbox.expect_nothing_left();
+}

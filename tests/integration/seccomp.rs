@@ -1,0 +1,325 @@
+//! System call filters, as Docker's default profile uses them and beyond.
+
+use serde_json::{Value, json};
+
+use nix::libc;
+
+use crate::support::{Json, Sandbox};
+
+/// A sandbox with everything allowed but for these rules.
+fn with_rules(rules: Value) -> Sandbox {
+    with_profile(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}))
+}
+
+fn with_profile(profile: Value) -> Sandbox {
+    let mut sandbox = Sandbox::new("seccomp");
+    sandbox.config["linux"]["seccomp"] = profile;
+    sandbox
+}
+
+fn syscall(nr: libc::c_long, arguments: &str) -> String {
+    format!("syscall {nr} {arguments}")
+}
+
+#[test]
+fn errno_of_a_rule() {
+    let mut sandbox = with_rules(json!([
+        {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"},
+        {"names": ["getpriority"], "action": "SCMP_ACT_ERRNO", "errnoRet": 99},
+        {"names": ["sync"], "action": "SCMP_ACT_ERRNO", "errnoRet": 0}
+    ]));
+    let outcomes = sandbox.attempt(&[
+        "mkdir /tmp/x",
+        &syscall(libc::SYS_getpriority, "0 0"),
+        &syscall(libc::SYS_sync, ""),
+        &syscall(libc::SYS_getpid, ""),
+    ]);
+    assert_eq!(outcomes, ["EPERM", "EADDRNOTAVAIL", "ok 0", "ok 1"]);
+}
+
+#[test]
+fn the_filter_is_on_and_the_status_shows_it() {
+    let mut sandbox = with_rules(json!([]));
+    let report = sandbox.probe();
+    assert_eq!(report.text("/status/Seccomp"), "2");
+    assert_eq!(report.text("/status/Seccomp_filters"), "1");
+    sandbox.config["linux"].as_object_mut().unwrap().remove("seccomp");
+    assert_eq!(sandbox.probe().text("/status/Seccomp"), "0");
+}
+
+#[test]
+fn no_new_privileges_stays_false() {
+    // The filter is loaded with the help of capabilities then, not of no_new_privs.
+    let mut sandbox = with_rules(json!([{"names": ["sync"], "action": "SCMP_ACT_ERRNO"}]));
+    sandbox.config["process"]["noNewPrivileges"] = json!(false);
+    let report = sandbox.probe();
+    assert_eq!(report.text("/status/NoNewPrivs"), "0");
+    assert_eq!(report.text("/status/Seccomp"), "2");
+    sandbox.config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+    let report = sandbox.probe();
+    assert_eq!(report.text("/status/NoNewPrivs"), "0");
+    assert_eq!(report.text("/status/Seccomp"), "2");
+}
+
+#[test]
+fn arguments_are_compared_with_every_operator() {
+    // sched_yield takes no argument, so whatever is passed only matters to the filter.
+    let rule = |args: Value| json!([{"names": ["sched_yield"], "action": "SCMP_ACT_ERRNO", "errnoRet": 100, "args": args}]);
+    let arg = |op: &str, value: u64, two: u64| json!([{"index": 0, "op": op, "value": value, "valueTwo": two}]);
+    let big = 1u64 << 40;
+    for (op, value, two, caught, passes) in [
+        ("SCMP_CMP_EQ", 7, 0, &[7][..], &[6, 8, 7 | big][..]),
+        ("SCMP_CMP_NE", 7, 0, &[6, 7 | big], &[7]),
+        ("SCMP_CMP_LT", 7, 0, &[0, 6], &[7, 8, big]),
+        ("SCMP_CMP_LE", 7, 0, &[0, 7], &[8, big]),
+        ("SCMP_CMP_GT", 7, 0, &[8, big, u64::MAX], &[0, 7]),
+        ("SCMP_CMP_GE", 7, 0, &[7, big], &[0, 6]),
+        ("SCMP_CMP_MASKED_EQ", 0xf0, 0x20, &[0x2f, 0xf2f, 0x20 | big], &[0x3f, 0]),
+        ("SCMP_CMP_EQ", big, 0, &[big], &[0, 1, big + 1]),
+        ("SCMP_CMP_GT", big, 0, &[big + 1, big << 1], &[1, big, 0xffff_ffff]),
+        ("SCMP_CMP_LT", big, 0, &[0xffff_ffff, 1], &[big, big + 1]),
+    ] {
+        let mut sandbox = with_rules(rule(arg(op, value, two)));
+        let calls: Vec<String> = caught
+            .iter()
+            .chain(passes)
+            .map(|value| syscall(libc::SYS_sched_yield, &value.to_string()))
+            .collect();
+        let calls: Vec<&str> = calls.iter().map(String::as_str).collect();
+        let outcomes = sandbox.attempt(&calls);
+        let (first, second) = outcomes.split_at(caught.len());
+        assert!(first.iter().all(|outcome| outcome == "ENETDOWN"), "{op} {value}: {outcomes:?}");
+        assert!(second.iter().all(|outcome| outcome == "ok 0"), "{op} {value}: {outcomes:?}");
+    }
+}
+
+#[test]
+fn several_arguments_must_all_match() {
+    let args = json!([
+        {"index": 0, "op": "SCMP_CMP_EQ", "value": 1},
+        {"index": 1, "op": "SCMP_CMP_EQ", "value": 2}
+    ]);
+    let mut sandbox =
+        with_rules(json!([{"names": ["sched_yield"], "action": "SCMP_ACT_ERRNO", "args": args}]));
+    let call = |arguments: &str| syscall(libc::SYS_sched_yield, arguments);
+    let outcomes = sandbox.attempt(&[&call("1 2"), &call("1 3"), &call("2 2")]);
+    assert_eq!(outcomes, ["EPERM", "ok 0", "ok 0"]);
+}
+
+#[test]
+fn rules_on_one_argument_are_alternatives() {
+    let args = json!([
+        {"index": 0, "op": "SCMP_CMP_EQ", "value": 1},
+        {"index": 0, "op": "SCMP_CMP_EQ", "value": 2}
+    ]);
+    let mut sandbox =
+        with_rules(json!([{"names": ["sched_yield"], "action": "SCMP_ACT_ERRNO", "args": args}]));
+    let call = |arguments: &str| syscall(libc::SYS_sched_yield, arguments);
+    let outcomes = sandbox.attempt(&[&call("1"), &call("2"), &call("3")]);
+    assert_eq!(outcomes, ["EPERM", "EPERM", "ok 0"]);
+}
+
+#[test]
+fn rules_of_one_syscall_add_up() {
+    let rule = |value: u64, errno: u64| {
+        let arg = json!([{"index": 0, "op": "SCMP_CMP_EQ", "value": value}]);
+        json!({"names": ["sched_yield"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno, "args": arg})
+    };
+    let mut sandbox = with_rules(json!([rule(1, 1), rule(2, 2), rule(3, 3)]));
+    let calls = [1, 2, 3, 4].map(|value| syscall(libc::SYS_sched_yield, &value.to_string()));
+    let outcomes = sandbox.attempt(&calls.each_ref().map(String::as_str));
+    assert_eq!(outcomes, ["EPERM", "ENOENT", "ESRCH", "ok 0"]);
+}
+
+/// What the guest and its libraries need, so that a list of what is allowed can be tried.
+const NEEDED: &[&str] = &[
+    "access",
+    "arch_prctl",
+    "brk",
+    "capget",
+    "capset",
+    "chdir",
+    "clone",
+    "clone3",
+    "close",
+    "close_range",
+    "dup",
+    "dup2",
+    "execve",
+    "exit",
+    "exit_group",
+    "faccessat",
+    "faccessat2",
+    "fchdir",
+    "fcntl",
+    "fstat",
+    "fstatfs",
+    "futex",
+    "getcwd",
+    "getdents64",
+    "getegid",
+    "geteuid",
+    "getgid",
+    "getgroups",
+    "getpgrp",
+    "getpid",
+    "getppid",
+    "getrandom",
+    "getsid",
+    "gettid",
+    "getuid",
+    "ioctl",
+    "lseek",
+    "lstat",
+    "madvise",
+    "mmap",
+    "mprotect",
+    "mremap",
+    "munmap",
+    "nanosleep",
+    "clock_nanosleep",
+    "newfstatat",
+    "open",
+    "openat",
+    "openat2",
+    "pipe2",
+    "poll",
+    "ppoll",
+    "prctl",
+    "pread64",
+    "prlimit64",
+    "read",
+    "readlink",
+    "readlinkat",
+    "rseq",
+    "rt_sigaction",
+    "rt_sigprocmask",
+    "rt_sigreturn",
+    "sched_getaffinity",
+    "sendmsg",
+    "recvmsg",
+    "set_robust_list",
+    "set_tid_address",
+    "setgid",
+    "setgroups",
+    "setresgid",
+    "setresuid",
+    "setuid",
+    "sigaltstack",
+    "socketpair",
+    "stat",
+    "statfs",
+    "statx",
+    "tgkill",
+    "umask",
+    "uname",
+    "wait4",
+    "waitid",
+    "write",
+    "writev",
+];
+
+#[test]
+fn allow_list_with_a_default_errno() {
+    let mut sandbox = with_profile(json!({
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "defaultErrnoRet": 38,
+        "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+        "syscalls": [{"names": NEEDED, "action": "SCMP_ACT_ALLOW"}]
+    }));
+    let outcomes = sandbox.attempt(&[&syscall(libc::SYS_sync, ""), &syscall(libc::SYS_getpid, "")]);
+    assert_eq!(outcomes, ["ENOSYS", "ok 1"]);
+}
+
+#[test]
+fn syscalls_newer_than_the_profile_are_enosys() {
+    // A C library tries new calls and falls back at ENOSYS; EPERM would break it.
+    let mut sandbox = with_profile(json!({
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"],
+        "syscalls": [{"names": NEEDED, "action": "SCMP_ACT_ALLOW"}]
+    }));
+    let newest = syscall(libc::SYS_openat2 + 60, "");
+    let outcomes = sandbox.attempt(&[&syscall(libc::SYS_sync, ""), &newest]);
+    assert_eq!(outcomes, ["EPERM", "ENOSYS"]);
+}
+
+#[test]
+fn actions_that_kill() {
+    for (action, code) in [
+        ("SCMP_ACT_KILL", 159),
+        ("SCMP_ACT_KILL_PROCESS", 159),
+        ("SCMP_ACT_KILL_THREAD", 159),
+        ("SCMP_ACT_TRAP", 159),
+    ] {
+        let mut sandbox = with_rules(json!([{"names": ["sync"], "action": action}]));
+        sandbox.args(&["/guest", "do", &syscall(libc::SYS_sync, "")]);
+        sandbox.run().exits_with(code);
+    }
+}
+
+#[test]
+fn action_log_lets_pass() {
+    let mut sandbox = with_rules(json!([{"names": ["sync"], "action": "SCMP_ACT_LOG"}]));
+    assert_eq!(sandbox.attempt(&[&syscall(libc::SYS_sync, "")]), ["ok 0"]);
+}
+
+#[test]
+fn other_architectures_are_not_a_way_around() {
+    if !cfg!(target_arch = "x86_64") {
+        crate::skip!("x32 exists on x86_64 only");
+    }
+    // x32 calls have bit 30 set in their number. Without the architecture they must not pass.
+    let mut sandbox = with_profile(json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "architectures": ["SCMP_ARCH_X86_64"],
+        "syscalls": [{"names": ["sync"], "action": "SCMP_ACT_ERRNO"}]
+    }));
+    let x32 = syscall(libc::SYS_sync | 0x4000_0000, "");
+    sandbox.args(&["/guest", "do", &x32]);
+    let output = sandbox.run();
+    assert!(output.code == 159 || !output.stdout.contains("ok"), "{output:?}");
+}
+
+#[test]
+fn exec_gets_the_filter_as_well() {
+    let mut sandbox = with_rules(json!([{"names": ["sync"], "action": "SCMP_ACT_ERRNO"}]));
+    sandbox.args(&["/bin/sleep", "100"]);
+    sandbox.run_detached();
+    assert_eq!(sandbox.exec_attempt(&[&syscall(libc::SYS_sync, "")]), ["EPERM"]);
+}
+
+#[test]
+fn a_profile_that_forbids_what_the_runtime_itself_uses() {
+    // Only what happens between loading the filter and exec has to be allowed.
+    let mut sandbox = with_rules(json!([{
+        "names": ["getcwd", "mount", "pivot_root", "umount2", "setns", "unshare", "keyctl", "chown", "fchown",
+                  "setgroups", "setresuid", "setresgid", "capset", "sethostname", "socketpair"],
+        "action": "SCMP_ACT_ERRNO"
+    }]));
+    sandbox.config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+    assert_eq!(sandbox.attempt(&[&syscall(libc::SYS_unshare, "0")]), ["EPERM"]);
+}
+
+#[test]
+fn dockers_way_to_filter_clone_and_socket_families() {
+    let mut sandbox = with_rules(json!([
+        {
+            "names": ["socket"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1,
+            "args": [{"index": 0, "value": 40, "op": "SCMP_CMP_EQ"}]
+        },
+        {
+            "names": ["unshare", "clone"], "action": "SCMP_ACT_ERRNO",
+            "args": [{"index": 0, "value": 0x7e020000u64, "valueTwo": 0x10000000, "op": "SCMP_CMP_MASKED_EQ"}]
+        }
+    ]));
+    let outcomes = sandbox.attempt(&[
+        "socket 40 1 0",
+        "socket 1 1 0",
+        &syscall(libc::SYS_unshare, "0x10000000"),
+        &syscall(libc::SYS_unshare, "0"),
+    ]);
+    assert_eq!(outcomes[0], "EPERM");
+    assert!(outcomes[1].starts_with("ok"));
+    assert_eq!(outcomes[2..], ["EPERM", "ok 0"]);
+}
