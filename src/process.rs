@@ -207,7 +207,7 @@ fn try_exec(
     if !process.no_new_privileges {
         process.capabilities.apply()?;
     }
-    let errno = sys::process::execveat(AT_FDCWD, &file, &process.args, &env);
+    let errno = sys::process::execve(&file, &process.args, &env);
     Err(diagnose(&file, errno))
 }
 
@@ -241,29 +241,42 @@ fn head(file: &CStr) -> Option<Vec<u8>> {
 /// The file exists, so what is missing is what it needs.
 fn missing_part(file: &CStr) -> Option<String> {
     let head = head(file)?;
-    if let Some(line) = head.strip_prefix(b"#!") {
-        let line = line.split(|byte| *byte == b'\n').next()?;
-        let line = String::from_utf8_lossy(line);
-        let interpreter = line.split_ascii_whitespace().next().unwrap_or_default();
-        let hint = match line.ends_with('\r') {
-            true => " (the line ends in a carriage return: save the script with Unix line ends)",
-            false => " (install it in the image, or name another in the script's first line)",
-        };
-        return Some(format!("its interpreter {interpreter:?} is missing in the container{hint}"));
-    }
-    let interpreter = elf_interpreter(&head)?;
-    Some(format!(
-        "its ELF interpreter {interpreter:?} is missing in the container (install the C library \
-         it was linked with, or link it statically)"
-    ))
+    let interpreter = interpreter(&head)?;
+    let hint = if !head.starts_with(b"#!") {
+        "install the C library it was linked with, or link it statically"
+    } else if interpreter.ends_with('\r') {
+        "the line ends in a carriage return: save the script with Unix line ends"
+    } else {
+        "install it in the image, or name another in the script's first line"
+    };
+    Some(format!("its interpreter {interpreter:?} is missing in the container ({hint})"))
 }
 
-fn forbidden_part(file: &CStr) -> &'static str {
+fn forbidden_part(file: &CStr) -> String {
     match faccessat(AT_FDCWD, file, AccessFlags::X_OK, AtFlags::AT_EACCESS) {
-        _ if Path::new(OsStr::from_bytes(file.to_bytes())).is_dir() => "it is a folder",
-        Ok(()) => "its interpreter or mount does not allow it: is it on a noexec mount?",
-        Err(Errno::EACCES) => "the file is not executable for this user: chmod +x, or process.user",
-        Err(_) => "a folder on the way is closed to this user",
+        _ if Path::new(OsStr::from_bytes(file.to_bytes())).is_dir() => "it is a folder".into(),
+        Ok(()) => match head(file).as_deref().and_then(interpreter) {
+            Some(interpreter) => format!(
+                "its interpreter {interpreter:?} is not executable, or one of them is on a noexec \
+                 mount"
+            ),
+            None => "is it on a noexec mount?".into(),
+        },
+        Err(Errno::EACCES) => {
+            "the file is not executable for this user: chmod +x, or process.user".into()
+        }
+        Err(_) => "a folder on the way is closed to this user".into(),
+    }
+}
+
+/// What the kernel starts in place of the file: the program of a `#!` line, or of an ELF file.
+fn interpreter(head: &[u8]) -> Option<String> {
+    match head.strip_prefix(b"#!") {
+        Some(rest) => {
+            let line = rest.split(|byte| *byte == b'\n').next()?;
+            String::from_utf8_lossy(line).split([' ', '\t']).find(|w| !w.is_empty()).map(Into::into)
+        }
+        None => elf_interpreter(head),
     }
 }
 
