@@ -4,6 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
+use crate::skip;
 use crate::support::{ConsoleSocket, Json, Sandbox, host, set_namespace, wait_until};
 
 /// A container that sleeps, started.
@@ -411,7 +412,7 @@ fn many_at_the_same_time() {
 #[test]
 fn apparmor_profile_on_a_host_without_apparmor() {
     if std::path::Path::new("/sys/module/apparmor/parameters/enabled").exists() {
-        crate::skip!("this host has AppArmor");
+        skip!("this host has AppArmor");
     }
     let sandbox = sleeper("apparmor");
     let output = sandbox.exec_call(&["--apparmor", "docker-default"]).args(["true"]).output();

@@ -6,10 +6,13 @@
 //! say why, and how many there were is the last line.
 
 mod bad_input;
+mod cgroups;
 mod exec;
+mod features;
 mod filesystem;
 mod hooks;
 mod identity;
+mod leftovers;
 mod lifecycle;
 mod namespaces;
 mod process;

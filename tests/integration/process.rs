@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::skip;
 use crate::support::{Json, Sandbox};
 
 /// A capability set of a report: the bits of /proc/self/status.
@@ -329,7 +330,7 @@ fn listen_fds_are_passed_as_systemd_has_it() {
 fn cpu_affinity_of_the_caller_is_not_inherited() {
     let allowed = std::thread::available_parallelism().unwrap().get();
     if allowed < 2 {
-        crate::skip!("needs two processors");
+        skip!("needs two processors");
     }
     let mut sandbox = Sandbox::new("affinity");
     sandbox.args(&["/guest", "report"]);

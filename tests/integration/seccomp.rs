@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use nix::libc;
 
+use crate::skip;
 use crate::support::{Json, Sandbox};
 
 /// A sandbox with everything allowed but for these rules.
@@ -267,7 +268,7 @@ fn action_log_lets_pass() {
 #[test]
 fn other_architectures_are_not_a_way_around() {
     if !cfg!(target_arch = "x86_64") {
-        crate::skip!("x32 exists on x86_64 only");
+        skip!("x32 exists on x86_64 only");
     }
     // x32 calls have bit 30 set in their number. Without the architecture they must not pass.
     let mut sandbox = with_profile(json!({
