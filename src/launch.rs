@@ -93,7 +93,11 @@ impl Child {
                 }
                 Some(Message::Console(master)) => match &options.console_socket {
                     Some(path) => console::send_master(path, &master)?,
-                    None => self.console = Some(master),
+                    None => {
+                        // Before the program looks at it.
+                        console::copy_window_size(&master);
+                        self.console = Some(master);
+                    }
                 },
                 Some(Message::Warning(text)) => log::warning(&text),
                 Some(Message::Failed(text)) => bail!(text),
