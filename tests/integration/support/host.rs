@@ -210,6 +210,7 @@ fn names_an_interpreter(image: &[u8]) -> bool {
 
 /// A shell that outlives this process for a moment: libtest has no teardown. It reads the skips
 /// from its stdin until the run has ended, however that came about.
+#[expect(clippy::zombie_processes, reason = "it outlives this process: that is its purpose")]
 fn start_cleaner(name: &str, base: &Path) -> ChildStdin {
     let script = r#"
         skipped=0
