@@ -362,7 +362,7 @@ mod tests {
         let mount = mount(r#"{"destination":"b","source":"data","options":["bind"]}"#).unwrap();
         assert_eq!(mount.destination, PathBuf::from("/b"));
         assert!(
-            matches!(mount.kind, Kind::Bind { source, .. } if source == "/bundle/data")
+            matches!(mount.kind, Kind::Bind { source, .. } if source == std::path::Path::new("/bundle/data"))
         );
     }
 
