@@ -16,7 +16,7 @@ BENCH_PACKAGES = $(BUILD_PACKAGES) util-linux crun runc hyperfine
 HOST       := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 RELEASE    := $(TARGET_DIR)/$(HOST)/release
-CARGO_ARGS := --locked --release --target $(HOST)
+CARGO_ARGS := --locked --target $(HOST)
 RUSTFLAGS  := -C target-feature=+crt-static
 export RUSTFLAGS
 
@@ -45,7 +45,7 @@ help: ## List these targets
 	done
 
 build: deps toolchain ## Build the optimised static program: bin/ultari
-	cargo build $(CARGO_ARGS) --bins
+	cargo build $(CARGO_ARGS) --release --bins
 	@install -D -m 755 $(RELEASE)/ultari bin/ultari
 	@case $$(LC_ALL=C ldd bin/ultari 2>&1) in \
 	*"=>"*) echo "bin/ultari is dynamically linked; it must be static" >&2; exit 1 ;; \
@@ -74,8 +74,7 @@ bundles/hello/rootfs: bundles/make-rootfs bundles/hello/tour.sh
 bundles/shell/rootfs: bundles/make-rootfs
 	bundles/make-rootfs $@
 
-# One set of flags and one target folder for all of it, so that nothing is
-# compiled twice. The integration tests drive bin/ultari.
+# The integration tests drive bin/ultari; only that needs the slow optimised build.
 test: root deps-test toolchain ## Check format and lints, run the unit and integration tests
 	@cargo fmt --version >/dev/null && cargo clippy --version >/dev/null || \
 		{ echo "rustfmt and clippy are needed: rustup component add rustfmt clippy" >&2; exit 1; }
@@ -85,7 +84,7 @@ test: root deps-test toolchain ## Check format and lints, run the unit and integ
 	cargo test $(CARGO_ARGS) --workspace
 
 bench: root deps-bench build ## Compare with crun, runc and the kernel's own floor
-	cargo build $(CARGO_ARGS) --example floor
+	cargo build $(CARGO_ARGS) --release --example floor
 	ULTARI=$(ULTARI) FLOOR=$(RELEASE)/examples/floor OUT=$(TARGET_DIR)/bench benches/run
 
 install: ## Install bin/ultari to $(DESTDIR)$(PREFIX)/bin (after `make build`)
@@ -106,7 +105,7 @@ deps-bench:
 	$(call apt,$(BENCH_PACKAGES))
 
 toolchain:
-	@[ -n "$(HOST)" ] || { echo "The Rust toolchain (1.85 or newer) is needed: cargo and rustc on the PATH" >&2; exit 1; }
+	@[ -n "$(HOST)" ] || { echo "The Rust toolchain (1.89 or newer) is needed: cargo and rustc on the PATH" >&2; exit 1; }
 
 root:
 	@[ "$$(id -u)" = 0 ] || { echo "This needs root: it makes containers with cgroups." >&2; exit 1; }

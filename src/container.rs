@@ -171,11 +171,11 @@ impl Container {
     pub fn start(&self) -> Result<()> {
         let id = &self.record.id;
         let (status, pid) = self.status()?;
-        ensure!(
-            status == Status::Created,
-            "cannot start container {id}: it is {}, not created",
-            status.word()
-        );
+        match status {
+            Status::Created => {}
+            Status::Running => bail!("cannot start container {id}: it is already running"),
+            other => bail!("cannot start container {id}: it is {}, not created", other.word()),
+        }
         let config = self.config()?;
         ensure!(
             config.process.is_some(),
@@ -312,6 +312,7 @@ impl Container {
     /// # Errors
     /// All that went wrong, together.
     pub fn destroy(&self) -> Result<()> {
+        log::debug(|| format!("remove container {}", self.record.id));
         let config = self.config();
         let mut errors = Vec::new();
         let isolated = config.as_ref().is_ok_and(|c| c.namespaces.is_new(Ns::Pid));

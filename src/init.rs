@@ -10,7 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::SigSet;
 use oci_spec::runtime::LinuxNamespaceType as Ns;
 
 use crate::channel::{Channel, Message};
@@ -41,6 +41,8 @@ pub struct Common<'a> {
     pub proc: &'a Proc,
     /// Descriptors from 3 on that the program inherits.
     pub preserve_fds: u32,
+    /// `personality(2)` domain.
+    pub personality: Option<u64>,
     /// Name of a new session keyring, if one is wanted.
     pub keyring: Option<CString>,
 }
@@ -69,7 +71,7 @@ pub fn new_container(mut plan: NewContainer, channel: Channel) -> ! {
     finish(channel, |channel| {
         let console = set_up(&mut plan, channel)?;
         let hooks = &plan.config.hooks.start_container;
-        let state = || own_state(&plan);
+        let state = || own_state(&plan, Status::Created);
         become_program(&plan.common, channel, gate, console, (hooks, &state))
     })
 }
@@ -95,7 +97,7 @@ fn finish(mut channel: Channel, life: impl FnOnce(&mut Channel) -> Result<Infall
 
 fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>> {
     let config = plan.config;
-    reset_signals()?;
+    reset_signals(plan.common.proc)?;
     // Devices and folders get the modes asked for, not what the caller's mask leaves of them.
     sys::process::umask(0);
     enter_user_namespace(config, channel)?;
@@ -105,9 +107,16 @@ fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>>
         nix::unistd::chdir(&config.rootfs)
             .with_context(|| format!("root.path: change into {}", config.rootfs.display()))?;
     }
+    if config.namespaces.is_new(Ns::Network) {
+        sys::net::loopback_up().context("linux.namespaces (network): bring its loopback up")?;
+    }
     let null = mask::open_null()?;
     set_names(config)?;
     let root = mount_all(plan, channel)?;
+    if let Some(process) = plan.common.process {
+        // Engines leave it to the runtime to make a working directory that the image lacks.
+        root.folder(&process.cwd).context("process.cwd")?;
+    }
     let console = set_up_console(plan, &root, channel)?;
     run_hooks_before_pivot(plan, channel)?;
     // Still before the pivot: the host's null device can be attached only while it is in sight.
@@ -118,9 +127,12 @@ fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>>
     Ok(console)
 }
 
-fn reset_signals() -> Result<()> {
-    // The program inherits what is ignored or blocked; nothing is to be.
-    sys::clone::reset_signal(Signal::SIGPIPE);
+/// The program inherits what is ignored or blocked; nothing is to be.
+fn reset_signals(proc: &Proc) -> Result<()> {
+    let ignored = proc.ignored_signals().context("read which signals are ignored")?;
+    for signal in (1..=64).filter(|signal| ignored & 1 << (signal - 1) != 0) {
+        sys::clone::reset_signal(signal);
+    }
     SigSet::empty().thread_set_mask().context("unblock signals")
 }
 
@@ -189,7 +201,8 @@ fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
         }
         mounts::make(&root, mount, source.take(), &around)?;
     }
-    if !mounts::has_host_dev(&config.mounts) {
+    let own_mounts = config.namespaces.is_new(Ns::Mount);
+    if own_mounts && !mounts::has_host_dev(&config.mounts) {
         let bind = config.namespaces.get(Ns::User).is_some();
         devices::make_all(&root, &config.devices, bind)?;
     }
@@ -233,9 +246,8 @@ fn open_console(process: &Process, root: &Root, channel: &Channel) -> Result<Own
 }
 
 /// The state as hooks inside of the container see it: with its own pid.
-fn own_state(plan: &NewContainer) -> String {
-    let pid = nix::unistd::getpid().as_raw();
-    state_json(plan.record, Status::Creating, pid).to_string()
+fn own_state(plan: &NewContainer, status: Status) -> String {
+    state_json(plan.record, status, nix::unistd::getpid().as_raw()).to_string()
 }
 
 fn run_hooks_before_pivot(plan: &NewContainer, channel: &Channel) -> Result<()> {
@@ -248,7 +260,12 @@ fn run_hooks_before_pivot(plan: &NewContainer, channel: &Channel) -> Result<()> 
         return Ok(());
     }
     let bundle = &plan.record.bundle;
-    hooks::run_all("createContainer", &hooks.create_container, &own_state(plan), bundle)
+    hooks::run_all(
+        "createContainer",
+        &hooks.create_container,
+        &own_state(plan, Status::Creating),
+        bundle,
+    )
 }
 
 fn apply_sysctl(config: &Config, proc: &Proc) -> Result<()> {
@@ -266,7 +283,7 @@ fn join(
     flags: CloneFlags,
     channel: &Channel,
 ) -> Result<Option<OwnedFd>> {
-    reset_signals()?;
+    reset_signals(plan.proc)?;
     channel.expect(&Message::Placed)?;
     setns(target, flags).context("exec: join the container's namespaces")?;
     if flags.contains(CloneFlags::CLONE_NEWUSER) {
@@ -311,6 +328,9 @@ fn prepare(plan: &Common, console: Option<OwnedFd>) -> Result<()> {
     }
     // Whatever leaked into the caller or its engine ends with the exec.
     sys::fs::cloexec_from(3 + plan.preserve_fds).context("close inherited descriptors")?;
+    if let Some(domain) = plan.personality {
+        sys::process::set_personality(domain).context("linux.personality.domain: set it")?;
+    }
     let Some(process) = plan.process else { return Ok(()) };
     process::apply_labels(process, plan.proc)?;
     process::apply_limits(process)?;

@@ -2,7 +2,8 @@
 //! its gate, and past it.
 
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,7 +19,7 @@ use crate::init::{self, Common, Gate, NewContainer};
 use crate::procfs::Proc;
 use crate::rootfs::mounts;
 use crate::security::seccomp;
-use crate::spec::{self, Config, Process};
+use crate::spec::{self, Config, Namespaces, Process};
 use crate::state::{Folder, Init, InitFile, Record};
 use crate::sys::clone::{Forked, clone3};
 use crate::{cgroup, console, hooks, log, namespace, sys};
@@ -40,6 +41,8 @@ pub struct Options {
     pub no_new_keyring: bool,
     /// Descriptors from 3 on that the program inherits.
     pub preserve_fds: u32,
+    /// How many of them are sockets that systemd opened for the program (sd_listen_fds(3)).
+    pub listen_fds: u32,
     /// The caller goes away before the program ends.
     pub detach: bool,
 }
@@ -66,10 +69,17 @@ impl Child {
         wait_for_exec(&self.channel)
     }
 
-    /// Ends and reaps it.
-    fn kill(&self) {
-        let _ = sys::clone::pidfd_send_signal(std::os::fd::AsFd::as_fd(&self.pidfd), libc::SIGKILL);
-        let _ = sys::clone::wait_status(std::os::fd::AsFd::as_fd(&self.pidfd));
+    /// Ends and reaps it after `error`. If it had failed first, its own words say more than what
+    /// the parent saw of that.
+    fn give_up(&self, error: anyhow::Error) -> anyhow::Error {
+        let _ = sys::clone::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        let _ = sys::clone::wait_status(self.pidfd.as_fd());
+        while let Ok(Some(message)) = self.channel.receive() {
+            if let Message::Failed(text) = message {
+                return anyhow::Error::msg(text);
+            }
+        }
+        error
     }
 
     /// Takes its messages until it is ready; `mounted` runs the hooks that want the mounts made.
@@ -83,7 +93,11 @@ impl Child {
                 }
                 Some(Message::Console(master)) => match &options.console_socket {
                     Some(path) => console::send_master(path, &master)?,
-                    None => self.console = Some(master),
+                    None => {
+                        // Before the program looks at it.
+                        console::copy_window_size(&master);
+                        self.console = Some(master);
+                    }
                 },
                 Some(Message::Warning(text)) => log::warning(&text),
                 Some(Message::Failed(text)) => bail!(text),
@@ -136,6 +150,26 @@ fn compile(config: &Config) -> Result<Option<seccomp::Filter>> {
     Ok(Some(filter))
 }
 
+/// Checks the descriptors to pass, and tells the program of those from systemd.
+fn pass_descriptors(process: &mut Process, options: &Options) -> Result<()> {
+    let last = options.preserve_fds.checked_add(2).filter(|last| *last < 1 << 20);
+    let last = last.context("--preserve-fds: too many")?;
+    for fd in 3..=last as i32 {
+        ensure!(
+            sys::fs::is_inherited(fd),
+            "--preserve-fds {}: descriptor {fd} is not open",
+            options.preserve_fds - options.listen_fds
+        );
+    }
+    // Everything else that leaked into the caller or its engine is not even for hooks.
+    sys::fs::cloexec_from(3 + options.preserve_fds).context("close inherited descriptors")?;
+    if options.listen_fds > 0 {
+        process.env.push(CString::new(format!("LISTEN_FDS={}", options.listen_fds))?);
+        process.env.push(c"LISTEN_PID=1".into());
+    }
+    Ok(())
+}
+
 fn keyring(options: &Options, id: &str) -> Result<Option<CString>> {
     match options.no_new_keyring {
         true => Ok(None),
@@ -157,6 +191,7 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
     );
     namespace::check_support(&config.namespaces)?;
     if let Some(process) = &mut config.process {
+        pass_descriptors(process, options)?;
         let missing = process.capabilities.limit_to_available()?;
         if !missing.is_empty() {
             config
@@ -237,6 +272,7 @@ fn make(
             filter,
             proc,
             preserve_fds: options.preserve_fds,
+            personality: config.personality,
             keyring: keyring(options, &record.id)?,
         },
     };
@@ -246,6 +282,7 @@ fn make(
             namespace::write_id_maps(&config.namespaces, proc, child.pid)?;
             child.channel.send(&Message::Mapped)?;
         }
+        log::debug(|| format!("init of container {} is process {}", record.id, child.pid));
         place(&child, &cgroup, config.process.as_ref(), proc)?;
         let stat = proc.stat(child.pid)?.context("the container's init is gone")?;
         init_file.write(Init { pid: child.pid, start_time: stat.start_time })?;
@@ -260,10 +297,7 @@ fn make(
     })();
     match outcome {
         Ok(()) => Ok(child),
-        Err(error) => {
-            child.kill();
-            Err(error)
-        }
+        Err(error) => Err(child.give_up(error)),
     }
 }
 
@@ -280,27 +314,62 @@ fn clone_init(plan: NewContainer, cgroup: &cgroup::Cgroup) -> Result<(Child, Ini
     .context("open the working directory")?;
     nix::unistd::chdir(&config.rootfs)
         .with_context(|| format!("root.path: change into {}", config.rootfs.display()))?;
-    let back = namespace::enter_for_child(namespaces, plan.common.proc)?;
     let (channel, theirs) = Channel::pair()?;
-    let flags = namespace::clone_flags(namespaces);
-    match clone3(flags, cgroup.clone_fd()).context("clone the container's init (clone3)")? {
+    match fork(namespaces, cgroup, plan.common.proc)? {
         Forked::Child => {
             drop(channel);
             init::new_container(plan, theirs)
         }
         Forked::Parent { pid, pidfd } => {
             let child = Child { pid, pidfd, console: None, channel };
-            let returned = back.go();
-            let returned = returned.and_then(|()| {
-                nix::unistd::fchdir(&here).context("return to the working directory")
-            });
-            if let Err(error) = returned {
-                child.kill();
-                return Err(error);
+            match nix::unistd::fchdir(&here).context("return to the working directory") {
+                Ok(()) => Ok((child, plan.init_file)),
+                Err(error) => Err(child.give_up(error)),
             }
-            Ok((child, plan.init_file))
         }
     }
+}
+
+/// Clones the first process into its namespaces.
+fn fork(namespaces: &Namespaces, cgroup: &cgroup::Cgroup, proc: &Proc) -> Result<Forked> {
+    const STEP: &str = "clone the container's init (clone3)";
+    let flags = namespace::clone_flags(namespaces);
+    let joined_user = namespaces.joined().find(|(kind, _)| *kind == Ns::User);
+    let Some((kind, path)) = joined_user else {
+        let back = namespace::enter_for_child(namespaces, proc)?;
+        let forked = clone3(flags, cgroup.clone_fd()).context(STEP)?;
+        if let Forked::Parent { .. } = forked {
+            back.go()?;
+        }
+        return Ok(forked);
+    };
+    // The new namespaces are to belong to the joined user namespace, and nobody comes back from
+    // one: a process in between enters it and makes the container's init as its own sibling.
+    let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("pipe2")?;
+    let Forked::Parent { pidfd: between, .. } = clone3(CloneFlags::empty(), None).context(STEP)?
+    else {
+        let outcome = namespace::join(kind, path)
+            .and_then(|()| namespace::enter_for_child(namespaces, proc))
+            .and_then(|_| {
+                clone3(flags | CloneFlags::CLONE_PARENT, cgroup.clone_fd()).context(STEP)
+            });
+        let text = match outcome {
+            Ok(Forked::Child) => return Ok(Forked::Child),
+            Ok(Forked::Parent { pid, .. }) => pid.to_string(),
+            Err(error) => format!("{error:#}"),
+        };
+        let _ = nix::unistd::write(&writer, text.as_bytes());
+        sys::clone::exit_now(0);
+    };
+    drop(writer);
+    let mut text = String::new();
+    let read = std::fs::File::from(reader).read_to_string(&mut text);
+    read.context("hear from the process in the user namespace")?;
+    sys::clone::wait_status(between.as_fd()).context("wait for it")?;
+    let Ok(pid) = text.parse() else { bail!(text) };
+    // It can't be reaped by anybody else meanwhile: it is a child of this process.
+    let pidfd = sys::clone::pidfd_open(pid).context("watch the container's init")?;
+    Ok(Forked::Parent { pid, pidfd })
 }
 
 /// What only the parent may do to the child: its cgroups, its rank for the OOM killer.
@@ -344,8 +413,10 @@ fn open_gate(child: &Child, path: &Path, socket: &OwnedFd) -> Result<()> {
 ///
 /// # Errors
 /// When the container does not run, or the step and property that failed.
-pub fn exec(container: &Container, process: &Process, options: &Options) -> Result<Child> {
+pub fn exec(container: &Container, process: &mut Process, options: &Options) -> Result<Child> {
     check_terminal(Some(process), options)?;
+    pass_descriptors(process, options)?;
+    let process = &*process;
     let id = &container.record.id;
     let config = container.config()?;
     let (target, _) = container
@@ -358,6 +429,7 @@ pub fn exec(container: &Container, process: &Process, options: &Options) -> Resu
         filter: compile(&config)?,
         proc,
         preserve_fds: options.preserve_fds,
+        personality: config.personality,
         keyring: keyring(options, id)?,
     };
     let flags = config.namespaces.all_flags();
@@ -381,9 +453,6 @@ pub fn exec(container: &Container, process: &Process, options: &Options) -> Resu
         .and_then(|()| child.converse(options, &|| Ok(())));
     match outcome {
         Ok(()) => Ok(child),
-        Err(error) => {
-            child.kill();
-            Err(error)
-        }
+        Err(error) => Err(child.give_up(error)),
     }
 }

@@ -6,6 +6,7 @@ pub mod cgroup;
 pub mod channel;
 pub mod console;
 pub mod container;
+pub mod executable;
 pub mod hooks;
 pub mod init;
 pub mod launch;

@@ -65,6 +65,16 @@ impl Proc {
         Ok(text)
     }
 
+    /// The signals that the calling process ignores; bit n is signal n + 1 (proc_pid_status(5)).
+    ///
+    /// # Errors
+    /// Those of open and read.
+    pub fn ignored_signals(&self) -> nix::Result<u64> {
+        let text = self.read("self/status")?;
+        let mask = text.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        Ok(mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0))
+    }
+
     /// State letter and start time (clock ticks since boot) of process `pid` (proc_pid_stat(5));
     /// none when there is no such process.
     ///

@@ -50,10 +50,7 @@ impl Signals {
 pub fn wait(pidfd: &OwnedFd, signals: &Signals, console: Option<OwnedFd>) -> Result<i32> {
     let mut relay = console.map(Relay::new).transpose()?;
     let raw = match &relay {
-        Some(relay) => {
-            copy_window_size(relay.master());
-            RawMode::enter()?
-        }
+        Some(_) => RawMode::enter()?,
         None => None,
     };
     loop {

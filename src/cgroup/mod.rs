@@ -44,6 +44,9 @@ use std::path::{Component, Path, PathBuf};
 /// The parent of all cgroups whose place config.json leaves to us.
 const DEFAULT_PARENT: &str = "ultari";
 
+/// The directory of v2 on a hybrid host, as systemd names it.
+const UNIFIED: &str = "unified";
+
 /// The version of a hierarchy's interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -149,8 +152,12 @@ impl Location {
     /// The container's cgroup in each v1 hierarchy: the name of the hierarchy's directory in
     /// /sys/fs/cgroup, and the full path.
     pub fn v1_paths(&self) -> impl Iterator<Item = (&str, PathBuf)> {
-        let v1 = self.hierarchies.iter().filter(|hierarchy| hierarchy.version == Version::V1);
-        v1.map(|hierarchy| {
+        self.paths().filter(|(name, _)| !name.is_empty() && *name != UNIFIED)
+    }
+
+    /// The same for every hierarchy; on a v2 host the one has no name.
+    fn paths(&self) -> impl Iterator<Item = (&str, PathBuf)> {
+        self.hierarchies.iter().map(|hierarchy| {
             let path = hierarchy.path(&self.path, self.path.len());
             (hierarchy.directory.as_str(), Path::new(ROOT).join(path))
         })
@@ -343,7 +350,7 @@ fn mounted_hierarchies(root: BorrowedFd, path: &[String]) -> Result<Vec<Hierarch
     names.sort_unstable();
     let mut hierarchies = Vec::with_capacity(names.len());
     for directory in names {
-        let version = if directory == "unified" { Version::V2 } else { Version::V1 };
+        let version = if directory == UNIFIED { Version::V2 } else { Version::V1 };
         let mut hierarchy = Hierarchy { directory, version, existing: 0 };
         let (existing, device) = existing(root, &hierarchy, path)?;
         // A mere directory that nothing is mounted on belongs to the file system of the root.

@@ -42,16 +42,17 @@ pub fn exec(root: PathBuf, args: Exec) -> Result<i32> {
         id: args.container_id.clone(),
         pid_file: args.pid_file.as_ref().map(absolute).transpose()?,
         console_socket: args.console_socket.as_ref().map(absolute).transpose()?,
-        preserve_fds: args.preserve_fds,
+        preserve_fds: args.preserve_fds.saturating_add(super::listen_fds()),
+        listen_fds: super::listen_fds(),
         detach: args.detach,
         ..Options::default()
     };
     if args.detach {
-        launch::exec(&container, &process, &options)?.start()?;
+        launch::exec(&container, &mut process, &options)?.start()?;
         return Ok(0);
     }
     let signals = Signals::block()?;
-    let mut child = launch::exec(&container, &process, &options)?;
+    let mut child = launch::exec(&container, &mut process, &options)?;
     child.start()?;
     supervise::wait(&child.pidfd, &signals, child.console.take())
 }

@@ -94,6 +94,15 @@ fn default_root() -> PathBuf {
     }
 }
 
+/// How many sockets systemd opened for us to pass on (sd_listen_fds(3)).
+fn listen_fds() -> u32 {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    match number("LISTEN_PID") {
+        Some(pid) if pid == std::process::id() => number("LISTEN_FDS").unwrap_or(0),
+        _ => 0,
+    }
+}
+
 fn state(root: &Path, id: &str) -> Result<()> {
     let state = Container::open(root, id)?.state()?;
     println!("{}", serde_json::to_string_pretty(&state)?);

@@ -21,7 +21,8 @@ fn options(root: PathBuf, args: &Create, detach: bool) -> Result<(PathBuf, Optio
         console_socket: args.console_socket.as_ref().map(absolute).transpose()?,
         no_pivot: args.no_pivot,
         no_new_keyring: args.no_new_keyring,
-        preserve_fds: args.preserve_fds,
+        preserve_fds: args.preserve_fds.saturating_add(super::listen_fds()),
+        listen_fds: super::listen_fds(),
         detach,
     };
     Ok((bundle, options))

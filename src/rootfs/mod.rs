@@ -16,6 +16,7 @@ use std::os::fd::OwnedFd;
 use anyhow::{Context, Result};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
+use oci_spec::runtime::LinuxNamespaceType;
 
 use crate::spec::Config;
 use crate::spec::mount::ATTR_RDONLY;
@@ -27,9 +28,15 @@ use root::Root;
 /// the mount namespace, so that not even a root in a folder that the container's users can't
 /// reach is a problem.
 ///
+/// In a mount namespace of somebody else the folder is taken as it is: a mount made there would
+/// outlive the container.
+///
 /// # Errors
 /// Names the step.
 pub fn take_current_folder(config: &Config) -> Result<Root> {
+    if !config.namespaces.is_new(LinuxNamespaceType::Mount) {
+        return open_path(".").map(Root::new).context("open root.path");
+    }
     // Mounts of the host may come in, none may go out, unless the container asked for neither.
     let private = config.rootfs_propagation.is_some_and(|p| p.flag == libc::MS_PRIVATE);
     let propagation = if private { libc::MS_PRIVATE } else { libc::MS_SLAVE };
@@ -54,6 +61,10 @@ fn open_path(path: &str) -> nix::Result<OwnedFd> {
 /// Names the step.
 pub fn pivot(root: &Root, config: &Config, no_pivot: bool) -> Result<()> {
     nix::unistd::fchdir(root).context("root.path: change into it")?;
+    if !config.namespaces.is_new(LinuxNamespaceType::Mount) {
+        nix::unistd::chroot(".").context("root.path: chroot into it")?;
+        return nix::unistd::chdir("/").context("root.path: change into it");
+    }
     if no_pivot {
         let host_root = open_path("/").context("open the host's root")?;
         attach(root, &host_root).context("--no-pivot: move the root filesystem onto /")?;

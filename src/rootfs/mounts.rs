@@ -115,11 +115,18 @@ fn filesystem(root: &Root, mount: &Mount) -> Result<()> {
         fs.set(c"ro", None).map_err(|errno| refused(errno, format!("{name}: option ro")))?;
     }
     for (key, value) in data {
-        fs.set(key, value.as_deref()).map_err(|errno| {
-            let value = value.as_ref().map(|v| format!("={}", v.to_string_lossy()));
-            let option = format!("{}{}", key.to_string_lossy(), value.unwrap_or_default());
-            refused(errno, format!("{name} refuses the option {option:?}"))
-        })?;
+        fs.set(key, value.as_deref())
+            .or_else(|errno| match key.as_bytes() {
+                // Filesystems with a version counter have come to keep it always; few still take the
+                // word, and mount(2) had it for all.
+                b"iversion" => Ok(()),
+                _ => Err(errno),
+            })
+            .map_err(|errno| {
+                let value = value.as_ref().map(|v| format!("={}", v.to_string_lossy()));
+                let option = format!("{}{}", key.to_string_lossy(), value.unwrap_or_default());
+                refused(errno, format!("{name} refuses the option {option:?}"))
+            })?;
     }
     fs.create().map_err(|errno| refused(errno, format!("make the {name} filesystem")))?;
     // Content is copied before the mount becomes read-only.

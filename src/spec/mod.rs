@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use oci_spec::runtime as oci;
+use serde_json::Value;
 
 pub use mount::{Mount, Propagation};
 pub use namespace::{IdMapping, Namespaces, TimeOffset};
@@ -136,7 +137,11 @@ pub fn load(bundle: &Path) -> Result<(Config, Vec<u8>)> {
 /// Names the property and what is wrong with it.
 pub fn parse(text: &[u8], bundle: &Path) -> Result<Config> {
     let mut warnings = Vec::new();
-    let spec: oci::Spec = deserialize(text, "/process/capabilities", &mut warnings)?;
+    let mut value: Value = serde_json::from_slice(text).context("not valid JSON")?;
+    if let Some(process) = value.get_mut("process") {
+        complete_process(process, &mut warnings);
+    }
+    let spec: oci::Spec = deserialize(value)?;
     convert(&spec, bundle, warnings)
 }
 
@@ -145,29 +150,18 @@ pub fn parse(text: &[u8], bundle: &Path) -> Result<Config> {
 /// # Errors
 /// Names the property and what is wrong with it.
 pub fn parse_process(text: &[u8], warnings: &mut Vec<String>) -> Result<Process> {
-    let process: oci::Process = deserialize(text, "/capabilities", warnings)?;
+    let mut value: Value = serde_json::from_slice(text).context("not valid JSON")?;
+    complete_process(&mut value, warnings);
+    let process: oci::Process = deserialize(value)?;
     process::convert(&process)
 }
 
-/// The specification wants unknown capabilities to be a warning, which the types cannot express:
-/// if the text does not fit them it is tried once more without the names that nobody knows.
-fn deserialize<T: serde::de::DeserializeOwned>(
-    text: &[u8],
-    capabilities: &str,
-    warnings: &mut Vec<String>,
-) -> Result<T> {
-    let mut reader = serde_json::Deserializer::from_slice(text);
-    let first = match serde_path_to_error::deserialize(&mut reader) {
-        Ok(value) => {
-            reader.end().context("trailing text after the JSON object")?;
-            return Ok(value);
-        }
-        Err(error) => error,
-    };
-    let Ok(mut value) = serde_json::from_slice::<serde_json::Value>(text) else {
-        return Err(anyhow!("not valid JSON: {}", first.into_inner()));
-    };
-    let sets = value.pointer_mut(capabilities).and_then(|sets| sets.as_object_mut());
+/// What the types are stricter about than the specification: names of capabilities that nobody
+/// knows are to be a warning, and a missing user is root.
+fn complete_process(process: &mut Value, warnings: &mut Vec<String>) {
+    let Some(process) = process.as_object_mut() else { return };
+    process.entry("user").or_insert_with(|| Value::Object(serde_json::Map::new()));
+    let sets = process.get_mut("capabilities").and_then(Value::as_object_mut);
     for set in sets.into_iter().flat_map(|sets| sets.values_mut()) {
         let Some(names) = set.as_array_mut() else { continue };
         names.retain(|name| {
@@ -181,14 +175,71 @@ fn deserialize<T: serde::de::DeserializeOwned>(
             known
         });
     }
+}
+
+fn is_capability(name: &Value) -> bool {
+    serde_json::from_value::<oci::Capability>(name.clone()).is_ok()
+}
+
+fn deserialize<T: serde::de::DeserializeOwned>(value: Value) -> Result<T> {
+    check_shape(&value, "")?;
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
-        anyhow!("{path}: {}", error.into_inner())
+        let error = error.into_inner();
+        if path == "." { anyhow!("{error}") } else { anyhow!("{path}: {error}") }
     })
 }
 
-fn is_capability(name: &serde_json::Value) -> bool {
-    serde_json::from_value::<oci::Capability>(name.clone()).is_ok()
+/// Properties that are objects. The types would take an array for one, by the order of its fields.
+const OBJECTS: [&str; 20] = [
+    "root",
+    "process",
+    "user",
+    "capabilities",
+    "consoleSize",
+    "scheduler",
+    "ioPriority",
+    "execCPUAffinity",
+    "hooks",
+    "linux",
+    "resources",
+    "memory",
+    "cpu",
+    "pids",
+    "blockIO",
+    "network",
+    "seccomp",
+    "personality",
+    "intelRdt",
+    "memoryPolicy",
+];
+
+/// Refuses arrays where the specification has objects.
+fn check_shape(value: &Value, path: &str) -> Result<()> {
+    match value {
+        Value::Object(properties) => {
+            for (name, property) in properties {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                let array = property.is_array() && OBJECTS.contains(&name.as_str());
+                ensure!(!array, "{path}: must be an object, is an array");
+                if property.is_object() || property.is_array() {
+                    check_shape(property, &path)?;
+                }
+            }
+        }
+        Value::Array(elements) => {
+            for (index, element) in elements.iter().enumerate() {
+                if element.is_array() {
+                    bail!("{path}[{index}]: must be an object, is an array");
+                }
+                if element.is_object() {
+                    check_shape(element, &format!("{path}[{index}]"))?;
+                }
+            }
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 fn check_version(version: &str) -> Result<()> {
@@ -464,6 +515,8 @@ mod tests {
             ),
             (r#","linux":{"rootfsPropagation":"foo"}"#, "linux.rootfsPropagation"),
             (r#","annotations":{"":"x"}"#, "annotations"),
+            (r#","linux":{"resources":[]}"#, "linux.resources"),
+            (r#","mounts":[["/a","tmpfs"]]"#, "mounts[0]"),
             (r#","hooks":{"poststop":[{"path":"/a","timeout":0}]}"#, "hooks.poststop[0].timeout"),
             (r#","hooks":{"poststop":[{"path":"a"}]}"#, "hooks.poststop[0].path"),
         ] {

@@ -255,7 +255,9 @@ pub fn convert(index: usize, mount: &oci::Mount, bundle: &std::path::Path) -> Re
 fn convert_named(property: String, mount: &oci::Mount, bundle: &std::path::Path) -> Result<Mount> {
     // The specification lets relative destinations mean "from the container's root".
     let destination = std::path::Path::new("/").join(mount.destination());
-    ensure!(!mount.destination().as_os_str().is_empty(), "destination is empty");
+    let text = mount.destination().as_os_str().as_encoded_bytes();
+    ensure!(!text.is_empty(), "destination is empty");
+    ensure!(!text.contains(&0), "destination contains a NUL byte");
     ensure!(
         mount.uid_mappings().is_none() && mount.gid_mappings().is_none(),
         "uidMappings and gidMappings of a mount are not supported yet"
@@ -360,7 +362,7 @@ mod tests {
         let mount = mount(r#"{"destination":"b","source":"data","options":["bind"]}"#).unwrap();
         assert_eq!(mount.destination, PathBuf::from("/b"));
         assert!(
-            matches!(mount.kind, Kind::Bind { source, .. } if source == PathBuf::from("/bundle/data"))
+            matches!(mount.kind, Kind::Bind { source, .. } if source == std::path::Path::new("/bundle/data"))
         );
     }
 

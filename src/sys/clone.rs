@@ -4,7 +4,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
-use nix::sys::signal::Signal;
 
 use super::{check, check_fd};
 
@@ -24,22 +23,25 @@ pub enum Forked {
     },
 }
 
-/// Forks with new namespaces (`namespaces`), and on cgroup v2 straight into `cgroup`.
+/// Forks with new namespaces (`flags`: `CLONE_NEW…`), and on cgroup v2 straight into `cgroup`.
+/// With `CLONE_PARENT` in `flags` the new process is a sibling.
 ///
 /// The child is a copy of the caller, with signal handlers reset to their defaults.
 ///
 /// # Errors
 /// Those of `clone3(2)`; `E2BIG`/`ENOSYS` on a kernel before 5.7.
-pub fn clone3(namespaces: CloneFlags, cgroup: Option<BorrowedFd>) -> nix::Result<Forked> {
+pub fn clone3(flags: CloneFlags, cgroup: Option<BorrowedFd>) -> nix::Result<Forked> {
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
     let mut pidfd: i32 = -1;
+    let sibling = flags.contains(CloneFlags::CLONE_PARENT);
     let mut args = libc::clone_args {
-        flags: namespaces.bits() as u32 as u64 | libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND,
+        flags: flags.bits() as u32 as u64 | libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND,
         pidfd: &raw mut pidfd as u64,
         child_tid: 0,
         parent_tid: 0,
-        exit_signal: libc::SIGCHLD as u64,
+        // A sibling inherits that of the caller.
+        exit_signal: if sibling { 0 } else { libc::SIGCHLD as u64 },
         stack: 0,
         stack_size: 0,
         tls: 0,
@@ -124,11 +126,10 @@ pub fn kill(pid: i32, signal: i32) -> nix::Result<()> {
     Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
 }
 
-/// Sets a signal's disposition to its default: Rust's runtime ignores `SIGPIPE`, and an ignored
-/// signal would stay ignored in the container's program.
-pub fn reset_signal(signal: Signal) {
+/// Sets a signal's disposition to its default; an ignored one would stay ignored over an exec.
+pub fn reset_signal(signal: i32) {
     // SAFETY: SIG_DFL runs no code of ours.
-    unsafe { libc::signal(signal as i32, libc::SIG_DFL) };
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
 }
 
 /// Ends the process at once, without destructors or exit handlers: what a forked child must do.

@@ -75,13 +75,11 @@ pub fn cloexec_from(first: u32) -> nix::Result<()> {
     .map(drop)
 }
 
-/// Takes over a descriptor that an engine passed to us by number (`LISTEN_FDS`).
-///
-/// # Errors
-/// `EBADF` when it is not open.
-pub fn adopt(fd: RawFd) -> nix::Result<OwnedFd> {
-    // SAFETY: fcntl(F_DUPFD_CLOEXEC) makes a new descriptor; `fd` itself is not owned here.
-    unsafe { check_fd(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3).into()) }
+/// Whether `fd` is open and would survive an exec, as only inherited descriptors would.
+pub fn is_inherited(fd: RawFd) -> bool {
+    // SAFETY: reads a flag of a descriptor, open or not.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    flags >= 0 && flags & libc::FD_CLOEXEC == 0
 }
 
 /// Makes `fd` appear as number `target` (0, 1 or 2) without close-on-exec.

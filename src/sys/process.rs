@@ -262,6 +262,15 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
 }
 
+/// `execve(2)`: becomes the program `path`. Returns only on failure. Not by `execveat`, which
+/// system call filters of older engines do not know.
+pub fn execve(path: &CStr, args: &[CString], env: &[CString]) -> Errno {
+    let (args, env) = (pointers(args), pointers(env));
+    // SAFETY: both arrays end in null and point to strings that outlive the call.
+    unsafe { libc::execve(path.as_ptr(), args.as_ptr(), env.as_ptr()) };
+    Errno::last()
+}
+
 /// `execveat(2)`: becomes the program `path` below `dir`; an empty path means the file `dir`
 /// itself. Returns only on failure.
 pub fn execveat(dir: impl AsFd, path: &CStr, args: &[CString], env: &[CString]) -> Errno {

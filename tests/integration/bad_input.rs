@@ -25,8 +25,7 @@ fn refused_by(sandbox: &Sandbox, subcommand: &str, texts: &[&str]) {
     // containerd shows the last line of level error.
     let text = fs::read_to_string(&log).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let errors: Vec<Value> = lines.filter(|line| line["level"] == "error").collect();
-    let last = errors.last().expect("a line of level error");
+    let last = lines.rev().find(|line| line["level"] == "error").expect("a line of level error");
     for text in texts {
         assert!(last.text("/msg").contains(text), "no {text:?} in the log: {last}");
     }

@@ -162,6 +162,8 @@ fn mount_namespace_can_be_joined() {
     let path = format!("/proc/{}/ns/mnt", first.pid());
     let mut second = Sandbox::new("mntsecond");
     set_namespace(&mut second.config, "mount", Some(&path));
+    // Its /proc shows the first container's PID namespace.
+    set_namespace(&mut second.config, "pid", Some(&path.replace("mnt", "pid")));
     // The rootfs is prepared already: nothing is to be mounted there again.
     second.config["mounts"] = json!([]);
     for list in ["maskedPaths", "readonlyPaths"] {

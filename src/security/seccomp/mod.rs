@@ -15,9 +15,14 @@
 //!   Two rules with the same conditions but different actions are an error.
 //! * **Rules that repeat the default action** do nothing, even where another rule differs.
 //! * **32-bit architectures and x32** compare the low 32 bits of arguments and values.
-//! * **Newer calls.** See [`profile::Profile::hides_newer`].
-//! * **i386's `socketcall` and `ipc`.** See [`profile::Profile::add_multiplexed`], the one place that
-//!   is stricter than libseccomp.
+//! * **Newer calls.** If the default action refuses, calls newer than every call that the profile
+//!   names for their architecture fail with ENOSYS, as with runc since 1.0.0-rc93: programs that
+//!   probe for a new call cope with that, but not with EPERM or a signal.
+//! * **i386's `socketcall` and `ipc`** follow the rules of the calls behind them. This is the one
+//!   place that is stricter than libseccomp: a rule that allows a call under conditions is not
+//!   extended to them, because the arguments are behind a pointer.
+//!
+//! Left to later: handing the notification descriptor to the agent.
 mod arch;
 mod bpf;
 mod profile;
@@ -95,7 +100,7 @@ fn compile_for(family: &Family, seccomp: &LinuxSeccomp) -> Result<Filter> {
     let listener = listener(seccomp, profile.notifies)?;
 
     let mut archs: Vec<(u32, Vec<Segment>)> = Vec::new();
-    for (index, abi) in family.abis.iter().enumerate() {
+    for (index, abi) in family.iter().enumerate() {
         if archs.last().is_none_or(|(audit, _)| *audit != abi.audit) {
             if !profile.abis[index].listed {
                 continue;

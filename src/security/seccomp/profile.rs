@@ -7,7 +7,7 @@ use oci_spec::runtime::{
     LinuxSeccompOperator as Operator, LinuxSyscall,
 };
 
-use super::arch::{Call, Family, MAX_ABIS};
+use super::arch::{Family, MAX_ABIS, Multiplexer};
 use super::bpf::Comparison;
 
 /// Largest errno that the kernel passes on (`MAX_ERRNO` of `linux/err.h`).
@@ -83,7 +83,7 @@ impl Profile {
             unknown: Vec::new(),
         };
         let listed = seccomp.architectures().as_deref().unwrap_or_default();
-        for (index, (abi, calls)) in family.abis.iter().zip(&mut profile.abis).enumerate() {
+        for (index, (abi, calls)) in family.iter().zip(&mut profile.abis).enumerate() {
             calls.listed = index == 0 || listed.contains(&abi.arch);
         }
         for (entry, syscall) in seccomp.syscalls().iter().flatten().enumerate() {
@@ -117,9 +117,7 @@ impl Profile {
         let redundant = action == self.default;
         for (index, name) in syscall.names().iter().enumerate() {
             ensure!(!name.is_empty(), "{}.names[{index}] is empty", at());
-            let known = family
-                .find(name)
-                .is_some_and(|call| self.add_call(family, call, redundant, rules.clone()));
+            let known = self.add_call(family, name, redundant, rules.clone());
             if !known && !self.unknown.contains(name) {
                 self.unknown.push(name.clone());
             }
@@ -169,16 +167,18 @@ impl Profile {
     fn add_call(
         &mut self,
         family: &Family,
-        call: Call,
+        name: &str,
         redundant: bool,
         rules: Range<u32>,
     ) -> bool {
         let mut known = false;
-        for (index, abi) in family.abis.iter().enumerate() {
+        let native = (family[0].number)(name, None);
+        for (index, abi) in family.iter().enumerate() {
             if !self.abis[index].listed {
                 continue;
             }
-            if let Some(number) = call.number(index) {
+            let number = if index == 0 { native } else { (abi.number)(name, native) };
+            if let Some(number) = number {
                 known = true;
                 let calls = &mut self.abis[index];
                 calls.newest = calls.newest.max(Some(number));
@@ -186,10 +186,10 @@ impl Profile {
                     calls.calls.extend(rules.clone().map(|rule| (number, rule)));
                 }
             }
-            if abi.multiplexes && call.multiplexer().is_some() {
+            if let Some(multiplexer) = (abi.multiplexer)(name) {
                 known = true;
                 if !redundant {
-                    self.add_multiplexed(index, call, rules.clone());
+                    self.add_multiplexed(index, multiplexer, rules.clone());
                 }
             }
         }
@@ -202,10 +202,7 @@ impl Profile {
     /// the default, and not at all if it is laxer: a filter never allows what it cannot check.
     /// (libseccomp drops the conditions in both cases, so there "socket, but not AF_ALG" is open to
     /// 32-bit programs.)
-    fn add_multiplexed(&mut self, abi: usize, call: Call, rules: Range<u32>) {
-        let Some(multiplexer) = call.multiplexer() else {
-            return;
-        };
+    fn add_multiplexed(&mut self, abi: usize, multiplexer: Multiplexer, rules: Range<u32>) {
         for rule in rules {
             let Rule { action, ref conditions, entry, .. } = self.rules[rule as usize];
             if !conditions.is_empty() && strictness(action) <= strictness(self.default) {
