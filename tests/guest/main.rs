@@ -6,7 +6,8 @@
 
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
-use std::os::fd::AsFd;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
@@ -60,6 +61,7 @@ fn act(line: &str) -> String {
         ["alloc", mebibytes] => allocate(number(mebibytes)),
         ["fork", count] => fork(number(count)),
         ["burn", milliseconds] => burn(number(milliseconds)),
+        ["catch", milliseconds] => catch(number(milliseconds)),
         ["chown", path, id] => {
             let id = number(id) as u32;
             result(std::os::unix::fs::chown(path, Some(id), Some(id)).map(|()| "ok".into()))
@@ -175,6 +177,33 @@ fn burn(milliseconds: u64) -> String {
         turns = std::hint::black_box(turns + 1);
     }
     "ok".into()
+}
+
+/// Holds on to the program file of every process that is neither this one nor busybox, and tries
+/// to write to them once their processes have ended: before that they are busy.
+fn catch(milliseconds: u64) -> String {
+    let start = Instant::now();
+    let mut held: Vec<fs::File> = Vec::new();
+    while start.elapsed() < Duration::from_millis(milliseconds) {
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Ok(file) = fs::File::open(entry.path().join("exe")) else { continue };
+            // By the descriptor: the process may have executed something else since.
+            let name = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+            if !name.ends_with("guest") && !name.ends_with("busybox") && held.len() < 500 {
+                held.push(file);
+            }
+        }
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    let mut written = Vec::new();
+    for file in &held {
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let opened = OpenOptions::new().append(true).open(&path);
+        if opened.is_ok_and(|mut file| file.write_all(b"x").is_ok()) {
+            written.push(fs::read_link(path).unwrap().display().to_string());
+        }
+    }
+    format!("ok caught {}, wrote to {written:?}", !held.is_empty())
 }
 
 #[allow(unsafe_code)]

@@ -1,10 +1,13 @@
 //! `features`, `spec`, `--version`, `--help`: what scripts and engines ask first.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::support::{Json, Sandbox};
+use crate::skip;
+use crate::support::{Json, Sandbox, program};
 
 #[test]
 fn features_has_the_structure_of_the_spec() {
@@ -149,10 +152,37 @@ fn help_lists_the_commands() {
 
 #[test]
 fn the_default_root_is_under_run() {
-    let sandbox = Sandbox::new("root");
-    // Only looked at: nothing may be made outside of the tests' folder.
-    let output = sandbox.bare_call().args(["state", "no-such-container-of-the-tests"]).output();
-    output.fails(1, &["does not exist"]);
+    let mut sandbox = Sandbox::with_script("root", "exec sleep 100");
+    sandbox.config["linux"]["cgroupsPath"] = json!(sandbox.cgroup());
+    sandbox.write_config();
+    let name = program().file_name().unwrap().to_str().unwrap();
+    // In a /run of its own, so that nothing is made on the host.
+    let script = format!(
+        "exec unshare -m --propagation private sh -c 'mount -t tmpfs run /run && \"$@\" && \
+         ls /run/{name}; \"$1\" delete --force {0}; ls /run/{name} | wc -l' sh \"$@\"",
+        sandbox.id
+    );
+    let call = sandbox.bare_call().args(["create", "--bundle"]).arg(sandbox.bundle());
+    let output = call.arg(&sandbox.id).wrapped(&script).output().ok();
+    assert_eq!(output.stdout, format!("{}\n0\n", sandbox.id));
+}
+
+#[test]
+fn the_default_root_of_a_user_is_in_the_runtime_dir() {
+    if !Path::new("/usr/bin/strace").exists() {
+        skip!("strace is not installed");
+    }
+    let sandbox = Sandbox::new("userroot");
+    let home = sandbox.dir.join("xdg");
+    fs::create_dir(&home).unwrap();
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o777)).unwrap();
+    let wrapper = "exec setpriv --reuid 1000 --regid 1000 --clear-groups \
+                   strace -f -qq -e trace=file \"$@\"";
+    let call = sandbox.bare_call().env("XDG_RUNTIME_DIR", &home.display().to_string());
+    let output = call.args(["state", "nobody"]).cwd("/").wrapped(wrapper).output().exits_with(1);
+    let name = program().file_name().unwrap().to_str().unwrap();
+    assert!(output.stderr.contains(&format!("{}/{name}", home.display())), "{}", output.stderr);
+    assert!(!output.stderr.contains(&format!("\"/run/{name}")), "{}", output.stderr);
 }
 
 #[test]

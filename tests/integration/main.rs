@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod cgroups;
+mod escapes;
 mod exec;
 mod features;
 mod filesystem;

@@ -32,6 +32,8 @@ pub struct Sandbox {
     pub dir: PathBuf,
     /// Written to the bundle before `create` and `run`.
     pub config: Value,
+    /// The program under test, or a copy of it.
+    pub program: PathBuf,
     calls: AtomicUsize,
 }
 
@@ -42,7 +44,8 @@ impl Sandbox {
         let id = format!("{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = host().base.join(&id);
         let config = default_config(&format!("{}/{id}", host().cgroup), &marker(&id));
-        let sandbox = Sandbox { id, dir, config, calls: AtomicUsize::new(0) };
+        let program = program().to_owned();
+        let sandbox = Sandbox { id, dir, config, program, calls: AtomicUsize::new(0) };
         make_folder(&sandbox.dir);
         make_folder(&sandbox.bundle());
         make_folder(&sandbox.dir.join("calls"));
@@ -128,7 +131,7 @@ impl Sandbox {
     /// A call of the program without any argument.
     pub fn bare_call(&self) -> Run {
         let number = self.calls.fetch_add(1, Ordering::Relaxed);
-        let run = Run::new(program(), &self.dir.join("calls").join(number.to_string()));
+        let run = Run::new(&self.program, &self.dir.join("calls").join(number.to_string()));
         let marker = self.marker();
         let (name, value) = marker.split_once('=').unwrap();
         run.env(name, value)
