@@ -193,19 +193,21 @@ fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
         cgroup_namespace: config.namespaces.get(Ns::Cgroup).is_some(),
     };
     let mut placed = false;
+    let mut late = Vec::new();
     for (mount, source) in config.mounts.iter().zip(&mut plan.sources) {
         // The parent moves this process into its cgroups meanwhile; only here does it matter.
         if matches!(mount.kind, crate::spec::mount::Kind::Cgroup) && !placed {
             enter_cgroup_namespace(config, channel)?;
             placed = true;
         }
-        mounts::make(&root, mount, source.take(), &around)?;
+        late.extend(mounts::make(&root, mount, source.take(), &around)?);
     }
     let own_mounts = config.namespaces.is_new(Ns::Mount);
     if own_mounts && !mounts::has_host_dev(&config.mounts) {
         let bind = config.namespaces.get(Ns::User).is_some();
         devices::make_all(&root, &config.devices, bind)?;
     }
+    late.iter().try_for_each(mounts::make_readonly)?;
     if !placed {
         enter_cgroup_namespace(config, channel)?;
     }
@@ -214,8 +216,12 @@ fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
 
 fn enter_cgroup_namespace(config: &Config, channel: &Channel) -> Result<()> {
     channel.expect(&Message::Placed)?;
-    if config.namespaces.is_new(Ns::Cgroup) {
-        unshare(CloneFlags::CLONE_NEWCGROUP).context("linux.namespaces (cgroup): make it")?;
+    match config.namespaces.get(Ns::Cgroup).map(|namespace| &namespace.path) {
+        Some(Some(path)) => namespace::join(Ns::Cgroup, path)?,
+        Some(None) => {
+            unshare(CloneFlags::CLONE_NEWCGROUP).context("linux.namespaces (cgroup): make it")?;
+        }
+        None => {}
     }
     // The launcher's binding to processors is not the container's.
     match sys::process::reset_affinity() {

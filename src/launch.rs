@@ -5,8 +5,10 @@ use std::ffi::CString;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
@@ -72,14 +74,36 @@ impl Child {
     /// Ends and reaps it after `error`. If it had failed first, its own words say more than what
     /// the parent saw of that.
     fn give_up(&self, error: anyhow::Error) -> anyhow::Error {
+        let hung_up = error.downcast_ref::<Errno>() == Some(&Errno::EPIPE);
+        let ended = hung_up || hooks::ends_within(&self.pidfd, Duration::ZERO);
         let _ = sys::clone::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
-        let _ = sys::clone::wait_status(self.pidfd.as_fd());
-        while let Ok(Some(message)) = self.channel.receive() {
+        let status = sys::clone::wait_status(self.pidfd.as_fd());
+        while ended && let Ok(Some(message)) = self.channel.receive() {
             if let Message::Failed(text) = message {
                 return anyhow::Error::msg(text);
             }
         }
+        if ended && status == Ok(128 + libc::SIGKILL) {
+            return anyhow::Error::msg(
+                "the container's init was killed while it was set up; for lack of memory? is \
+                 linux.resources.memory.limit too low?",
+            );
+        }
         error
+    }
+
+    /// Keeps the terminal's master side, or passes it on to the engine.
+    fn keep_console(&mut self, master: OwnedFd, options: &Options) -> Result<()> {
+        // Kept open in any case: the child's own error for a lost terminal would say less.
+        let master = self.console.insert(master);
+        let Some(path) = &options.console_socket else {
+            // Before the program looks at it.
+            console::copy_window_size(master);
+            return Ok(());
+        };
+        console::send_master(path, master)?;
+        self.console = None;
+        Ok(())
     }
 
     /// Takes its messages until it is ready; `mounted` runs the hooks that want the mounts made.
@@ -91,21 +115,11 @@ impl Child {
                     mounted()?;
                     self.channel.send(&Message::HooksDone)?;
                 }
-                Some(Message::Console(master)) => match &options.console_socket {
-                    Some(path) => console::send_master(path, &master)?,
-                    None => {
-                        // Before the program looks at it.
-                        console::copy_window_size(&master);
-                        self.console = Some(master);
-                    }
-                },
+                Some(Message::Console(master)) => self.keep_console(master, options)?,
                 Some(Message::Warning(text)) => log::warning(&text),
                 Some(Message::Failed(text)) => bail!(text),
                 Some(other) => bail!("channel: unexpected {other:?}"),
-                None => bail!(
-                    "the container's init ended while it was set up (killed, perhaps for lack of \
-                     memory: is linux.resources.memory.limit too low?)"
-                ),
+                None => bail!("the container's init ended while it was set up"),
             }
         }
         match &options.pid_file {

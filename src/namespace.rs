@@ -69,7 +69,8 @@ impl Return {
 }
 
 /// Enters what the next child is to be born in: the joined namespaces but the mount and user
-/// ones, and a new time namespace, whose clocks can be set only before anyone is in it.
+/// ones, and a new time namespace, whose clocks can be set only before anyone is in it. Not the
+/// cgroup namespace: out of it the child could not be cloned into its cgroup.
 ///
 /// # Errors
 /// Names the namespace.
@@ -82,7 +83,7 @@ pub fn enter_for_child(namespaces: &Namespaces, proc: &Proc) -> Result<Return> {
         Ok(())
     };
     for (kind, path) in namespaces.joined() {
-        if matches!(kind, Ns::Mount | Ns::User) {
+        if matches!(kind, Ns::Mount | Ns::User | Ns::Cgroup) {
             continue;
         }
         remember(kind)?;

@@ -110,9 +110,11 @@ fn cpu_max(node: &Node, cpu: &LinuxCpu) -> Result<()> {
     };
     let max = quota.map(|quota| if quota < 0 { "max".to_owned() } else { quota.to_string() });
     match (max, period) {
-        (Some(max), Some(period)) => {
-            node.set("linux.resources.cpu.quota", "cpu.max", &format!("{max} {period}"))?
-        }
+        (Some(max), Some(period)) => node.set(
+            "linux.resources.cpu: quota and period",
+            "cpu.max",
+            &format!("{max} {period}"),
+        )?,
         // A single number leaves the period as it is.
         (Some(max), None) => node.set("linux.resources.cpu.quota", "cpu.max", &max)?,
         // There is no way to write the period alone.

@@ -40,7 +40,9 @@ pub fn is_shared(mount: &Mount) -> bool {
     mount.propagation.is_some_and(|propagation| propagation.flag == libc::MS_SHARED)
 }
 
-/// Makes one mount; `source` is what [`open_source`] gave when that ran earlier.
+/// Makes one mount; `source` is what [`open_source`] gave when that ran earlier. Returns a tmpfs
+/// that is to become read-only ([`make_readonly`]) when all that goes into it is there: mount
+/// points, and devices if it is `/dev`.
 ///
 /// # Errors
 /// Names the entry of config.json and the step.
@@ -49,20 +51,29 @@ pub fn make(
     mount: &Mount,
     source: Option<OwnedFd>,
     around: &Surroundings,
-) -> Result<()> {
+) -> Result<Option<OwnedFd>> {
     let made = match &mount.kind {
         Kind::Bind { .. } => {
             let tree = match source {
                 Some(tree) => Some(tree),
                 None => open_source(mount)?,
             };
-            bind(root, mount, &tree.context("a bind mount without a source")?)
+            bind(root, mount, &tree.context("a bind mount without a source")?).map(|()| None)
         }
         Kind::Filesystem { .. } => filesystem(root, mount),
-        Kind::Cgroup => cgroups(root, mount, around),
-        Kind::Remount => remount(root, mount),
+        Kind::Cgroup => cgroups(root, mount, around).map(|()| None),
+        Kind::Remount => remount(root, mount).map(|()| None),
     };
     made.with_context(|| mount.property.clone())
+}
+
+/// Makes a mount of [`make`] read-only.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn make_readonly(mount: &OwnedFd) -> Result<()> {
+    let attr = MountAttr { set: ATTR_RDONLY, ..MountAttr::default() };
+    set_attr(mount, attr, false).context("mounts: make a tmpfs read-only")
 }
 
 fn set_attributes(tree: impl AsFd, mount: &Mount) -> Result<()> {
@@ -95,8 +106,8 @@ fn bind(root: &Root, mount: &Mount, tree: &OwnedFd) -> Result<()> {
     attach(tree, &target).context("attach the mount")
 }
 
-fn filesystem(root: &Root, mount: &Mount) -> Result<()> {
-    let Kind::Filesystem { fstype, source, data, copy_up } = &mount.kind else { return Ok(()) };
+fn filesystem(root: &Root, mount: &Mount) -> Result<Option<OwnedFd>> {
+    let Kind::Filesystem { fstype, source, data, copy_up } = &mount.kind else { return Ok(None) };
     let name = fstype.to_string_lossy();
     // The kernel's own interfaces must be where everybody expects them.
     let target = match fstype.as_bytes() {
@@ -129,18 +140,18 @@ fn filesystem(root: &Root, mount: &Mount) -> Result<()> {
             })?;
     }
     fs.create().map_err(|errno| refused(errno, format!("make the {name} filesystem")))?;
-    // Content is copied before the mount becomes read-only.
-    let late_readonly = *copy_up && mount.attr.set & ATTR_RDONLY != 0;
+    let late_readonly = fstype.as_bytes() == b"tmpfs" && mount.attr.set & ATTR_RDONLY != 0;
     let now = if late_readonly { mount.attr.set & !ATTR_RDONLY } else { mount.attr.set };
     let tree = fs.mount(now).map_err(|errno| refused(errno, format!("mount the {name}")))?;
     if *copy_up {
         copy_up::copy(&target, &tree).context("option tmpcopyup: copy the image's content")?;
     }
-    if late_readonly || mount.recursive_attr != MountAttr::default() {
-        set_attributes(&tree, mount)?;
+    if mount.recursive_attr != MountAttr::default() {
+        set_attr(&tree, mount.recursive_attr, true).context("set the mount's options")?;
     }
     attach(&tree, &target).context("attach the mount")?;
-    mount.propagation.map_or(Ok(()), |propagation| set_propagation(&tree, propagation))
+    mount.propagation.map_or(Ok(()), |propagation| set_propagation(&tree, propagation))?;
+    Ok(late_readonly.then_some(tree))
 }
 
 /// Filesystems without a device, where read-only is a matter of the mount alone: their
