@@ -1,5 +1,6 @@
 //! The handle on an existing container: its status, signals, freezing, removal.
 
+use std::cell::OnceCell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -53,6 +54,7 @@ pub struct Container {
     /// Its record.
     pub record: Record,
     proc: Proc,
+    config: OnceCell<Config>,
 }
 
 /// The specification's state JSON.
@@ -82,11 +84,11 @@ impl Container {
                  (`ultari delete --force {id}` removes it)"
             )
         })?;
-        Ok(Self { folder, record, proc: Proc::open()? })
+        Ok(Self { folder, record, proc: Proc::open()?, config: OnceCell::new() })
     }
 
-    pub(crate) fn from_parts(folder: Folder, record: Record, proc: Proc) -> Self {
-        Self { folder, record, proc }
+    pub(crate) fn from_parts(folder: Folder, record: Record, proc: Proc, config: Config) -> Self {
+        Self { folder, record, proc, config: config.into() }
     }
 
     pub(crate) fn proc(&self) -> &Proc {
@@ -97,9 +99,13 @@ impl Container {
     ///
     /// # Errors
     /// When the copy of config.json is gone.
-    pub fn config(&self) -> Result<Config> {
-        spec::parse(&self.folder.config()?, &self.record.bundle)
-            .with_context(|| format!("config.json of container {}", self.record.id))
+    pub fn config(&self) -> Result<&Config> {
+        if let Some(config) = self.config.get() {
+            return Ok(config);
+        }
+        let config = spec::parse(&self.folder.config()?, &self.record.bundle)
+            .with_context(|| format!("config.json of container {}", self.record.id))?;
+        Ok(self.config.get_or_init(|| config))
     }
 
     /// Its status now, and the pid of its first process (0 when there is none).
@@ -181,7 +187,7 @@ impl Container {
             config.process.is_some(),
             "cannot start container {id}: its config.json has no process"
         );
-        let outcome = self.pass_gate().and_then(|()| self.poststart(&config, pid));
+        let outcome = self.pass_gate().and_then(|()| self.poststart(config, pid));
         if let Err(error) = outcome {
             // The specification wants a container whose start has failed to be stopped.
             self.kill_all();
@@ -208,7 +214,7 @@ impl Container {
     /// # Errors
     /// At the first hook that fails.
     pub fn run_poststart(&self, pid: i32) -> Result<()> {
-        self.poststart(&self.config()?, pid)
+        self.poststart(self.config()?, pid)
     }
 
     fn poststart(&self, config: &Config, pid: i32) -> Result<()> {

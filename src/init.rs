@@ -195,8 +195,10 @@ fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
     let mut placed = false;
     let mut late = Vec::new();
     for (mount, source) in config.mounts.iter().zip(&mut plan.sources) {
-        // The parent moves this process into its cgroups meanwhile; only here does it matter.
-        if matches!(mount.kind, crate::spec::mount::Kind::Cgroup) && !placed {
+        // The parent moves this process into its cgroups meanwhile, which takes long on v1; a
+        // mount of cgroup v2 shows the tree from where this process is.
+        let unified = plan.record.cgroup.is_unified();
+        if unified && !placed && matches!(mount.kind, crate::spec::mount::Kind::Cgroup) {
             enter_cgroup_namespace(config, channel)?;
             placed = true;
         }

@@ -233,8 +233,8 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
         return Err(error);
     }
     let gate = folder.gate_path();
-    let container = Container::from_parts(folder, record, proc);
-    let made = make(&container, &config, filter, init_file, options, wait_at_gate.then_some(&gate));
+    let container = Container::from_parts(folder, record, proc, config);
+    let made = make(&container, filter, init_file, options, wait_at_gate.then_some(&gate));
     match made {
         Ok(child) => Ok((container, child)),
         Err(error) => {
@@ -248,13 +248,13 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
 
 fn make(
     container: &Container,
-    config: &Config,
     filter: Option<seccomp::Filter>,
     init_file: InitFile,
     options: &Options,
     gate: Option<&PathBuf>,
 ) -> Result<Child> {
     let record = &container.record;
+    let config = container.config()?;
     let proc = container.proc();
     let (cgroup, warnings) = record.cgroup.create(config.resources.as_ref())?;
     warnings.iter().for_each(|warning| log::warning(warning));
@@ -440,7 +440,7 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
     let cgroup = container.record.cgroup.open()?;
     let plan = Common {
         process: Some(process),
-        filter: compile(&config)?,
+        filter: compile(config)?,
         proc,
         preserve_fds: options.preserve_fds,
         personality: config.personality,

@@ -59,9 +59,8 @@ pub fn exec(root: PathBuf, args: Exec) -> Result<i32> {
 
 /// The container's own process with what the flags change.
 fn from_flags(container: &Container, args: &Exec) -> Result<Process> {
-    let own = container.config()?.process;
-    let mut process = match own {
-        Some(process) => process,
+    let mut process = match &container.config()?.process {
+        Some(process) => process.clone(),
         None => {
             let empty = br#"{"user": {}, "cwd": "/", "args": ["sh"]}"#;
             spec::parse_process(empty, &mut Vec::new())?
