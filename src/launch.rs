@@ -184,6 +184,19 @@ fn pass_descriptors(process: &mut Process, options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Takes away the capabilities that are not there to be given. In a user namespace all are.
+fn limit_capabilities(process: &mut Process, namespaces: &Namespaces) -> Result<()> {
+    if namespaces.get(Ns::User).is_some() {
+        return Ok(());
+    }
+    let missing = process.capabilities.limit_to_available()?;
+    if !missing.is_empty() {
+        let names = missing.join(", ");
+        log::warning(&format!("process.capabilities: not available here: {names}"));
+    }
+    Ok(())
+}
+
 fn keyring(options: &Options, id: &str) -> Result<Option<CString>> {
     match options.no_new_keyring {
         true => Ok(None),
@@ -206,12 +219,7 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
     namespace::check_support(&config.namespaces)?;
     if let Some(process) = &mut config.process {
         pass_descriptors(process, options)?;
-        let missing = process.capabilities.limit_to_available()?;
-        if !missing.is_empty() {
-            config
-                .warnings
-                .push(format!("process.capabilities: not available here: {}", missing.join(", ")));
-        }
+        limit_capabilities(process, &config.namespaces)?;
     }
     config.warnings.iter().for_each(|warning| log::warning(warning));
     let filter = compile(&config)?;
@@ -430,9 +438,10 @@ fn open_gate(child: &Child, path: &Path, socket: &OwnedFd) -> Result<()> {
 pub fn exec(container: &Container, process: &mut Process, options: &Options) -> Result<Child> {
     check_terminal(Some(process), options)?;
     pass_descriptors(process, options)?;
-    let process = &*process;
     let id = &container.record.id;
     let config = container.config()?;
+    limit_capabilities(process, &config.namespaces)?;
+    let process = &*process;
     let (target, _) = container
         .init_pidfd()?
         .with_context(|| format!("cannot exec in container {id}: it is stopped"))?;
