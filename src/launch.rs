@@ -278,9 +278,10 @@ fn make(
         Some(socket) => Gate::Socket(socket.try_clone().context("duplicate the gate's socket")?),
         None => Gate::Channel,
     };
-    // In a user namespace the child may not reach the sources; from here they can be.
+    // In a user namespace the child may not reach the sources, which a privileged parent can.
     let user_namespace = config.namespaces.get(Ns::User).is_some();
-    let open = |mount| if user_namespace { mounts::open_source(mount) } else { Ok(None) };
+    let here = user_namespace && nix::unistd::geteuid().is_root();
+    let open = |mount| if here { mounts::open_source(mount) } else { Ok(None) };
     let sources = config.mounts.iter().map(open).collect::<Result<_>>()?;
     let plan = NewContainer {
         config,
