@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod cgroups;
+mod check;
 mod escapes;
 mod exec;
 mod features;
