@@ -296,6 +296,7 @@ fn make(
             proc,
             preserve_fds: options.preserve_fds,
             personality: config.personality,
+            memory_policy: config.memory_policy.as_ref(),
             keyring: keyring(options, &record.id)?,
         },
     };
@@ -454,8 +455,14 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
         proc,
         preserve_fds: options.preserve_fds,
         personality: config.personality,
+        memory_policy: config.memory_policy.as_ref(),
         keyring: keyring(options, id)?,
     };
+    if let Some(cpus) = process.exec_affinity.as_ref().and_then(|cpus| cpus.initial.as_ref()) {
+        sys::process::set_affinity(cpus).context(
+            "process.execCPUAffinity.initial: may the runtime run on any of these processors?",
+        )?;
+    }
     let flags = config.namespaces.all_flags();
     // A process can't change its own PID namespace, only its children's.
     if flags.contains(CloneFlags::CLONE_NEWPID) {

@@ -18,6 +18,7 @@ mod leftovers;
 mod lifecycle;
 mod namespaces;
 mod process;
+mod properties;
 mod real_configs;
 mod seccomp;
 mod start_errors;
