@@ -87,9 +87,8 @@ pub fn check(bundle: &Path) -> Report {
             return report;
         }
     };
-    match spec::parse(&text, bundle) {
-        Ok(config) => check_host(&config, &mut report),
-        Err(error) => report.refuse(&error),
+    if let Some(config) = parse_leniently(&text, bundle, &mut report) {
+        check_host(&config, &mut report);
     }
     if let Ok(value) = serde_json::from_slice(&text) {
         for property in spec::unknown_properties(&value) {
@@ -98,6 +97,68 @@ pub fn check(bundle: &Path) -> Report {
         report_rest(&value, &mut report);
     }
     report
+}
+
+/// Parses as `create` does; where that stops at a property, notes it and goes on without it.
+fn parse_leniently(text: &[u8], bundle: &Path, report: &mut Report) -> Option<Config> {
+    let mut value: Option<Value> = serde_json::from_slice(text).ok();
+    let mut text = text.to_vec();
+    let mut tried = BTreeSet::new();
+    loop {
+        let error = match spec::parse(&text, bundle) {
+            Ok(config) => return Some(config),
+            Err(error) => error,
+        };
+        let shown = format!("{error:#}");
+        let property = shown.split(": ").next().unwrap_or_default();
+        // That a required property is missing now is no news.
+        if !report.findings.iter().any(|finding| finding.property.starts_with(property)) {
+            report.refuse(&error);
+        }
+        let value = value.as_mut()?;
+        let again = !tried.insert(property.to_owned());
+        // Most of the required properties are paths.
+        let missing = shown.split("missing field `").nth(1).and_then(|rest| rest.split('`').next());
+        let parent = missing.and_then(|_| value.pointer_mut(&pointer(property)));
+        let parent = parent.and_then(Value::as_object_mut);
+        if let (Some(missing), Some(parent), false) = (missing, parent, again) {
+            parent.insert(missing.to_owned(), "/".into());
+        } else if !neutralise(value, property, again) {
+            return None;
+        }
+        text = serde_json::to_vec(value).ok()?;
+    }
+}
+
+/// Takes what `property` names out of `value`; false when there is no such thing. An element of
+/// an array gives way to a copy of another, so that the rest keep their numbers; when that did not
+/// help (`again`), the array is emptied.
+fn neutralise(value: &mut Value, property: &str, again: bool) -> bool {
+    let pointer = pointer(property);
+    let Some((parent, last)) = pointer.rsplit_once('/') else { return false };
+    match value.pointer_mut(parent) {
+        Some(Value::Object(object)) => object.remove(last).is_some(),
+        Some(Value::Array(elements)) => {
+            let Some(index) = last.parse::<usize>().ok().filter(|index| *index < elements.len())
+            else {
+                return false;
+            };
+            let other = (0..elements.len()).find(|other| *other != index && !again);
+            match other {
+                Some(other) => elements[index] = elements[other].clone(),
+                None => elements.clear(),
+            }
+            true
+        }
+        _ => false,
+    }
+}
+
+/// The JSON pointer of a property as messages name it. What stands in parentheses there is for
+/// people: mounts[3] (/proc), linux.sysctl (net.x).
+fn pointer(property: &str) -> String {
+    let path = property.split(" (").next().unwrap_or_default();
+    format!("/{}", path.replace(['[', '.'], "/").replace(']', ""))
 }
 
 fn check_host(config: &Config, report: &mut Report) {

@@ -75,6 +75,35 @@ fn what_it_refuses_create_refuses() {
 }
 
 #[test]
+fn all_that_is_wrong_is_said_at_once() {
+    let mut sandbox = Sandbox::with_script("many", "exit 0");
+    sandbox.config["process"]["cwd"] = json!("tmp");
+    sandbox.config["process"]["oomScoreAdj"] = json!(5000);
+    sandbox.config["mounts"][1]["options"] = json!(["bind"]);
+    sandbox.config["mounts"][1]["source"] = json!(null);
+    sandbox.config["mounts"][2]["destination"] = json!(7);
+    sandbox.config["hooks"] = json!({"poststop": [{"path": "/bin/true", "timeout": 0}]});
+    sandbox.config["linux"]["resources"]["cpu"] = json!({"quota": "all"});
+    sandbox.config["root"]["path"] = json!("nowhere");
+    let output = check(&sandbox);
+    let refused = findings(&output, "no");
+    for property in [
+        "process.cwd",
+        "process.oomScoreAdj",
+        "mounts[1]",
+        "mounts[2].destination",
+        "hooks.poststop[0].timeout",
+        "linux.resources.cpu.quota",
+        "root.path",
+    ] {
+        let named = refused.iter().filter(|path| path.starts_with(property)).count();
+        assert_eq!(named, 1, "{property}: {refused:?}");
+    }
+    assert_eq!(refused.len(), 7, "{refused:?}");
+    sandbox.create().exits_with(1);
+}
+
+#[test]
 fn unknown_properties_and_capabilities_are_warnings() {
     let mut sandbox = Sandbox::with_script("typo", "exit 0");
     sandbox.config["hostnme"] = json!("x");
