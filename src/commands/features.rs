@@ -25,7 +25,7 @@ pub fn features() -> Result<()> {
             "selinux": {"enabled": true},
             "intelRdt": {"enabled": false},
             "memoryPolicy": {},
-            "mountExtensions": {"idmap": {"enabled": false}},
+            "mountExtensions": {"idmap": {"enabled": true}},
             "netDevices": {"enabled": false}
         },
         "annotations": {

@@ -13,6 +13,7 @@ mod features;
 mod filesystem;
 mod hooks;
 mod identity;
+mod idmap;
 mod leftovers;
 mod lifecycle;
 mod namespaces;
