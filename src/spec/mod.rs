@@ -331,7 +331,7 @@ fn convert(spec: &oci::Spec, bundle: &Path, mut warnings: Vec<String>) -> Result
 }
 
 fn rootfs_propagation(word: &str) -> Result<Propagation> {
-    Propagation::parse(word).map(|p| Propagation { recursive: true, ..p }).with_context(|| {
+    Propagation::parse(word).with_context(|| {
         format!("linux.rootfsPropagation: {word:?} is none of shared, slave, private, unbindable")
     })
 }

@@ -16,6 +16,7 @@ mod identity;
 mod idmap;
 mod leftovers;
 mod lifecycle;
+mod mounts;
 mod namespaces;
 mod process;
 mod real_configs;
