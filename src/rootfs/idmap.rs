@@ -111,17 +111,20 @@ fn explain(
     proc: &Proc,
 ) -> anyhow::Error {
     let Kind::Bind { source, recursive: whole } = &mount.kind else { return anyhow!(errno) };
-    let place = match culprit(source, namespace, *whole && recursive, proc) {
-        Some((path, fstype)) => format!("the filesystem {fstype} at {}", path.display()),
-        None => format!("{}", source.display()),
-    };
+    let culprit = culprit(source, namespace, *whole && recursive, proc);
     let reason = match errno {
-        Errno::EINVAL => ": filesystems of this type can't be id-mapped by this kernel",
+        Errno::EINVAL if culprit.is_some() => {
+            ": filesystems of this type can't be id-mapped by this kernel"
+        }
         Errno::EPERM => {
             ": it is id-mapped already, or CAP_SYS_ADMIN is lacking in the user namespace that it \
              belongs to"
         }
         _ => "",
+    };
+    let place = match culprit {
+        Some((path, fstype)) => format!("the filesystem {fstype} at {}", path.display()),
+        None => source.display().to_string(),
     };
     anyhow!(errno).context(format!("id-map {place}{reason}"))
 }
