@@ -229,7 +229,7 @@ fn check_mounts(config: &Config, report: &mut Report) {
                     report.warn(&mount.property, reason);
                 }
             }
-            Kind::Cgroup | Kind::Remount => {}
+            Kind::Cgroup | Kind::Remount { .. } => {}
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::channel::{Channel, Message};
 use crate::container::{Container, Status, state_json, wait_for_exec};
 use crate::init::{self, Common, Gate, NewContainer};
 use crate::procfs::Proc;
-use crate::rootfs::mounts;
+use crate::rootfs::idmap;
 use crate::security::seccomp;
 use crate::spec::{self, Config, Namespaces, Process};
 use crate::state::{Folder, Init, InitFile, Record};
@@ -278,15 +278,10 @@ fn make(
         Some(socket) => Gate::Socket(socket.try_clone().context("duplicate the gate's socket")?),
         None => Gate::Channel,
     };
-    // In a user namespace the child may not reach the sources, which a privileged parent can.
-    let user_namespace = config.namespaces.get(Ns::User).is_some();
-    let here = user_namespace && nix::unistd::geteuid().is_root();
-    let open = |mount| if here { mounts::open_source(mount) } else { Ok(None) };
-    let sources = config.mounts.iter().map(open).collect::<Result<_>>()?;
     let plan = NewContainer {
         config,
         record,
-        sources,
+        sources: idmap::open_sources(config, proc)?,
         no_pivot: options.no_pivot,
         init_file,
         gate: child_gate,
@@ -303,7 +298,9 @@ fn make(
     let (mut child, init_file) = clone_init(plan, &cgroup)?;
     let outcome = (|| {
         if config.namespaces.is_new(Ns::User) {
-            namespace::write_id_maps(&config.namespaces, proc, child.pid)?;
+            let maps = &config.namespaces;
+            let (uids, gids) = (&maps.uid_mappings, &maps.gid_mappings);
+            namespace::write_id_maps("linux", uids, gids, proc, child.pid)?;
             child.channel.send(&Message::Mapped)?;
         }
         log::debug(|| format!("init of container {} is process {}", record.id, child.pid));

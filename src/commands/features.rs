@@ -25,7 +25,7 @@ pub fn features() -> Result<()> {
             "selinux": {"enabled": true},
             "intelRdt": {"enabled": false},
             "memoryPolicy": {"modes": memory_policy::MODES, "flags": memory_policy::FLAGS},
-            "mountExtensions": {"idmap": {"enabled": false}},
+            "mountExtensions": {"idmap": {"enabled": true}},
             "netDevices": {"enabled": false}
         },
         "annotations": {

@@ -11,6 +11,7 @@ pub mod namespace;
 pub mod process;
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -44,6 +45,8 @@ pub struct Config {
     pub domainname: Option<String>,
     /// What to mount, in order.
     pub mounts: Vec<Mount>,
+    /// SELinux context of new filesystems; none when SELinux is not enabled.
+    pub mount_label: Option<CString>,
     /// Programs to run at points of the life cycle.
     pub hooks: Hooks,
     /// Free-form labels.
@@ -328,14 +331,13 @@ fn refuse_unsupported(linux: &oci::Linux) -> Result<()> {
     for (present, property) in [
         (linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()), "linux.netDevices"),
         (linux.intel_rdt().is_some(), "linux.intelRdt"),
-        (linux.mount_label().as_ref().is_some_and(|l| !l.is_empty()), "linux.mountLabel"),
     ] {
         ensure!(!present, "{property}: not supported yet; remove it to run this bundle");
     }
     Ok(())
 }
 
-fn convert(spec: &oci::Spec, bundle: &Path, warnings: Vec<String>) -> Result<Config> {
+fn convert(spec: &oci::Spec, bundle: &Path, mut warnings: Vec<String>) -> Result<Config> {
     check_version(spec.version())?;
     let root = spec.root().as_ref().context("root: missing; it names the root filesystem")?;
     ensure!(!root.path().as_os_str().is_empty(), "root.path: empty");
@@ -361,8 +363,13 @@ fn convert(spec: &oci::Spec, bundle: &Path, warnings: Vec<String>) -> Result<Con
         hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
         domainname: spec.domainname().clone().filter(|name| !name.is_empty()),
         mounts: (mounts.iter().enumerate())
-            .map(|(index, mount)| mount::convert(index, mount, bundle))
+            .map(|(index, mount)| mount::convert(index, mount, bundle, &namespaces))
             .collect::<Result<_>>()?,
+        mount_label: linux
+            .and_then(|l| l.mount_label().as_deref())
+            .map(|label| mount::label(label, &mut warnings))
+            .transpose()?
+            .flatten(),
         hooks: spec.hooks().as_ref().map(hooks).transpose()?.unwrap_or_default(),
         annotations: annotations(spec)?,
         namespaces,
@@ -392,7 +399,7 @@ fn convert(spec: &oci::Spec, bundle: &Path, warnings: Vec<String>) -> Result<Con
 }
 
 fn rootfs_propagation(word: &str) -> Result<Propagation> {
-    Propagation::parse(word).map(|p| Propagation { recursive: true, ..p }).with_context(|| {
+    Propagation::parse(word).with_context(|| {
         format!("linux.rootfsPropagation: {word:?} is none of shared, slave, private, unbindable")
     })
 }
