@@ -4,7 +4,7 @@ use std::io::{Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -27,7 +27,13 @@ pub fn run_all(name: &str, hooks: &[Hook], state: &str, cwd: &Path) -> Result<()
 }
 
 fn run(hook: &Hook, state: &str, cwd: &Path) -> Result<()> {
-    let mut output = tempfile_in_memory()?;
+    // Files, not pipes: a hook need not read its input, and nobody reads its output meanwhile.
+    let mut input = file_in_memory()?;
+    input
+        .write_all(state.as_bytes())
+        .and_then(|()| input.rewind())
+        .context("write the state for the hook")?;
+    let mut output = file_in_memory()?;
     let mut command = Command::new(&hook.path);
     // The first argument of config.json is the program's own name for itself.
     if let Some((name, rest)) = hook.args.split_first() {
@@ -37,14 +43,10 @@ fn run(hook: &Hook, state: &str, cwd: &Path) -> Result<()> {
         .env_clear()
         .envs(hook.env.iter().filter_map(|entry| entry.split_once('=')))
         .current_dir(cwd)
-        .stdin(Stdio::piped())
+        .stdin(input)
         .stdout(output.try_clone().context("duplicate the hook's output")?)
         .stderr(output.try_clone().context("duplicate the hook's output")?);
     let mut child = command.spawn().context("start the hook")?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A hook need not read it.
-        let _ = stdin.write_all(state.as_bytes());
-    }
     if let Some(seconds) = hook.timeout {
         let pidfd = sys::clone::pidfd_open(child.id() as i32).context("watch the hook")?;
         if !ends_within(&pidfd, Duration::from_secs(seconds)) {
@@ -72,11 +74,10 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
-/// A file without a name: a pipe could fill up while nobody reads.
-fn tempfile_in_memory() -> Result<std::fs::File> {
+fn file_in_memory() -> Result<std::fs::File> {
     let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
-    let fd = nix::sys::memfd::memfd_create("hook-output", flags);
-    Ok(fd.context("make a file for the hook's output")?.into())
+    let fd = nix::sys::memfd::memfd_create("hook", flags);
+    Ok(fd.context("make a file for the hook's input or output")?.into())
 }
 
 /// Whether the process ends in time.

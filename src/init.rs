@@ -321,10 +321,13 @@ fn become_program(
         *channel = wait_at_gate(&socket)?;
     }
     let Some(process) = plan.process else { exit_now(0) };
-    if !start_hooks.is_empty() {
-        hooks::run_all("startContainer", start_hooks, &state(), Path::new("/"))?;
+    if !start_hooks.is_empty()
+        && let Err(error) = hooks::run_all("startContainer", start_hooks, &state(), Path::new("/"))
+    {
+        let _ = channel.send(&Message::HookFailed(format!("{error:#}")));
+        exit_now(1);
     }
-    Err(process::exec(process, plan.filter.as_ref()))
+    Err(process::exec(process, plan.filter.as_ref(), channel))
 }
 
 fn prepare(plan: &Common, console: Option<OwnedFd>) -> Result<()> {

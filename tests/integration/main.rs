@@ -19,6 +19,7 @@ mod namespaces;
 mod process;
 mod real_configs;
 mod seccomp;
+mod seccomp_notify;
 mod start_errors;
 mod support;
 mod terminal;
