@@ -217,7 +217,7 @@ fn hides_newer(default: Action) -> bool {
 }
 
 /// The `SECCOMP_RET_*` value of an action; `at` names the property of its errno.
-fn action(action: Action, errno: Option<u32>, at: impl Fn() -> String) -> Result<u32> {
+pub(super) fn action(action: Action, errno: Option<u32>, at: impl Fn() -> String) -> Result<u32> {
     let (code, max) = match action {
         Action::ScmpActKill | Action::ScmpActKillThread => (libc::SECCOMP_RET_KILL_THREAD, None),
         Action::ScmpActKillProcess => (libc::SECCOMP_RET_KILL_PROCESS, None),

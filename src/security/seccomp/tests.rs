@@ -1,4 +1,5 @@
 mod interpreter;
+mod libseccomp;
 
 use std::collections::HashMap;
 
