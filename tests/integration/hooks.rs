@@ -284,6 +284,21 @@ fn hooks_of_the_runtime_run_in_the_bundle_and_start_container_in_the_root() {
 }
 
 #[test]
+fn hooks_of_create_have_the_callers_umask() {
+    let mut sandbox = Sandbox::with_script("umask", "umask");
+    for kind in ["createRuntime", "createContainer"] {
+        let script = format!("umask >{}", sandbox.dir.join(kind).display());
+        sandbox.config["hooks"][kind] = json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+    }
+    sandbox.config["process"]["user"]["umask"] = json!(0o77);
+    let run = sandbox.bundle_call("run").arg(&sandbox.id);
+    run.wrapped("umask 027; exec \"$@\"").output().ok().prints("0077");
+    for kind in ["createRuntime", "createContainer"] {
+        assert_eq!(fs::read_to_string(sandbox.dir.join(kind)).unwrap().trim(), "0027", "{kind}");
+    }
+}
+
+#[test]
 fn pids_in_the_state_are_those_of_the_namespace_where_the_hook_runs() {
     let (sandbox, log) = recorded("sleep 0.2");
     sandbox.create().ok();

@@ -442,6 +442,20 @@ fn i386_and_x32_calls_follow_the_profile_by_their_own_numbers() {
 }
 
 #[test]
+fn a_failed_exec_is_reported_although_the_filter_forbids_messages() {
+    let mut sandbox = with_rules(json!([
+        {"names": ["sendmsg", "sendto"], "action": "SCMP_ACT_ERRNO", "errnoRet": 99}
+    ]));
+    let bad = sandbox.rootfs().join("bad");
+    std::fs::write(&bad, [1, 2, 3, 4]).unwrap();
+    std::fs::set_permissions(&bad, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    sandbox.args(&["/bad"]);
+    sandbox.run().fails(1, &["/bad", "exec format error"]);
+    sandbox.create().ok();
+    sandbox.start().fails(1, &["/bad", "exec format error"]);
+}
+
+#[test]
 fn unknown_calls_are_one_warning() {
     let mut sandbox = with_rules(json!([
         {"names": ["nosuchcall", "sync", "another"], "action": "SCMP_ACT_ERRNO"},
