@@ -1,5 +1,6 @@
 //! Running hooks (runtime-spec config.md, "POSIX-platform Hooks").
 
+use std::ffi::CStr;
 use std::io::{Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::spec::Hook;
 use crate::sys;
@@ -27,13 +29,11 @@ pub fn run_all(name: &str, hooks: &[Hook], state: &str, cwd: &Path) -> Result<()
 }
 
 fn run(hook: &Hook, state: &str, cwd: &Path) -> Result<()> {
-    // Files, not pipes: a hook need not read its input, and nobody reads its output meanwhile.
-    let mut input = file_in_memory()?;
-    input
-        .write_all(state.as_bytes())
-        .and_then(|()| input.rewind())
-        .context("write the state for the hook")?;
-    let mut output = file_in_memory()?;
+    let mut output = file_in_memory(c"hook-output")?;
+    // A file, since a pipe would fill up while a hook does not read it.
+    let mut input = file_in_memory(c"hook-state")?;
+    input.write_all(state.as_bytes()).context("write the state for the hook")?;
+    input.rewind().context("write the state for the hook")?;
     let mut command = Command::new(&hook.path);
     // The first argument of config.json is the program's own name for itself.
     if let Some((name, rest)) = hook.args.split_first() {
@@ -74,10 +74,10 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
-fn file_in_memory() -> Result<std::fs::File> {
-    let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
-    let fd = nix::sys::memfd::memfd_create("hook", flags);
-    Ok(fd.context("make a file for the hook's input or output")?.into())
+/// A file without a name: a pipe could fill up while nobody reads.
+fn file_in_memory(name: &CStr) -> Result<std::fs::File> {
+    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC);
+    Ok(fd.context("make a file in memory for the hook")?.into())
 }
 
 /// Whether the process ends in time.

@@ -191,6 +191,19 @@ fn pass_descriptors(process: &mut Process, options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Takes away the capabilities that are not there to be given. In a user namespace all are.
+fn limit_capabilities(process: &mut Process, namespaces: &Namespaces) -> Result<()> {
+    if namespaces.get(Ns::User).is_some() {
+        return Ok(());
+    }
+    let missing = process.capabilities.limit_to_available()?;
+    if !missing.is_empty() {
+        let names = missing.join(", ");
+        log::warning(&format!("process.capabilities: not available here: {names}"));
+    }
+    Ok(())
+}
+
 fn keyring(options: &Options, id: &str) -> Result<Option<CString>> {
     match options.no_new_keyring {
         true => Ok(None),
@@ -213,12 +226,7 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
     namespace::check_support(&config.namespaces)?;
     if let Some(process) = &mut config.process {
         pass_descriptors(process, options)?;
-        let missing = process.capabilities.limit_to_available()?;
-        if !missing.is_empty() {
-            config
-                .warnings
-                .push(format!("process.capabilities: not available here: {}", missing.join(", ")));
-        }
+        limit_capabilities(process, &config.namespaces)?;
     }
     config.warnings.iter().for_each(|warning| log::warning(warning));
     let filter = compile(&config)?;
@@ -277,9 +285,10 @@ fn make(
         Some(socket) => Gate::Socket(socket.try_clone().context("duplicate the gate's socket")?),
         None => Gate::Channel,
     };
-    // In a user namespace the child may not reach the sources; from here they can be.
+    // In a user namespace the child may not reach the sources, which a privileged parent can.
     let user_namespace = config.namespaces.get(Ns::User).is_some();
-    let open = |mount| if user_namespace { mounts::open_source(mount) } else { Ok(None) };
+    let here = user_namespace && nix::unistd::geteuid().is_root();
+    let open = |mount| if here { mounts::open_source(mount) } else { Ok(None) };
     let sources = config.mounts.iter().map(open).collect::<Result<_>>()?;
     let plan = NewContainer {
         config,
@@ -294,6 +303,7 @@ fn make(
             proc,
             preserve_fds: options.preserve_fds,
             personality: config.personality,
+            memory_policy: config.memory_policy.as_ref(),
             keyring: keyring(options, &record.id)?,
         },
     };
@@ -437,9 +447,10 @@ fn open_gate(child: &Child, path: &Path, socket: &OwnedFd) -> Result<()> {
 pub fn exec(container: &Container, process: &mut Process, options: &Options) -> Result<Child> {
     check_terminal(Some(process), options)?;
     pass_descriptors(process, options)?;
-    let process = &*process;
     let id = &container.record.id;
     let config = container.config()?;
+    limit_capabilities(process, &config.namespaces)?;
+    let process = &*process;
     let (target, _) = container
         .init_pidfd()?
         .with_context(|| format!("cannot exec in container {id}: it is stopped"))?;
@@ -451,8 +462,14 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
         proc,
         preserve_fds: options.preserve_fds,
         personality: config.personality,
+        memory_policy: config.memory_policy.as_ref(),
         keyring: keyring(options, id)?,
     };
+    if let Some(cpus) = process.exec_affinity.as_ref().and_then(|cpus| cpus.initial.as_ref()) {
+        sys::process::set_affinity(cpus).context(
+            "process.execCPUAffinity.initial: may the runtime run on any of these processors?",
+        )?;
+    }
     let flags = config.namespaces.all_flags();
     // A process can't change its own PID namespace, only its children's.
     if flags.contains(CloneFlags::CLONE_NEWPID) {

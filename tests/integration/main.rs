@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod cgroups;
+mod check;
 mod escapes;
 mod exec;
 mod features;
@@ -17,6 +18,7 @@ mod leftovers;
 mod lifecycle;
 mod namespaces;
 mod process;
+mod properties;
 mod real_configs;
 mod seccomp;
 mod seccomp_notify;
