@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::channel::{Channel, Message};
 use crate::procfs::Proc;
+use crate::security::seccomp::agent;
 use crate::spec::{self, Config};
 use crate::state::{Folder, Init, Record};
 use crate::{hooks, log, sys};
@@ -187,16 +188,46 @@ impl Container {
             config.process.is_some(),
             "cannot start container {id}: its config.json has no process"
         );
-        let outcome = self.pass_gate().and_then(|()| self.poststart(config, pid));
-        if let Err(error) = outcome {
-            // The specification wants a container whose start has failed to be stopped.
-            self.kill_all();
+        let agent = self.connect_agent(Status::Created, pid, pid)?;
+        if let Err(error) = self.pass_gate(agent) {
+            if error.is::<HookFailed>() {
+                self.undo();
+            } else {
+                self.kill_all();
+            }
             return Err(error);
         }
-        Ok(())
+        self.poststart(config, pid).inspect_err(|_| self.undo())
     }
 
-    fn pass_gate(&self) -> Result<()> {
+    /// What the specification wants after a hook that has failed: the container is destroyed and
+    /// the poststop hooks run (runtime.md, "Lifecycle").
+    fn undo(&self) {
+        if let Err(leftover) = self.destroy() {
+            log::warning(&format!("{leftover:#}"));
+        }
+    }
+
+    /// Connects to the seccomp agent, if the profile names one, for the process `pid` of the
+    /// container whose first process is `init`.
+    ///
+    /// # Errors
+    /// When nobody listens there; nothing has changed then.
+    pub(crate) fn connect_agent(
+        &self,
+        status: Status,
+        init: i32,
+        pid: i32,
+    ) -> Result<Option<agent::Connection>> {
+        let Some(mut listener) = self.config()?.seccomp.as_ref().and_then(agent::Listener::of)
+        else {
+            return Ok(None);
+        };
+        listener.path = self.record.bundle.join(&listener.path);
+        listener.connect(state_json(&self.record, status, init), pid).map(Some)
+    }
+
+    fn pass_gate(&self, agent: Option<agent::Connection>) -> Result<()> {
         use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
         let flags = SockFlag::SOCK_CLOEXEC;
         let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)
@@ -206,7 +237,7 @@ impl Container {
             .context("connect to the container's init (another start may have been first)")?;
         let channel = Channel::over(socket);
         channel.send(&Message::Start)?;
-        wait_for_exec(&channel)
+        wait_for_exec(&channel, agent)
     }
 
     /// Runs the poststart hooks of a program just executed as process `pid`.
@@ -385,16 +416,35 @@ pub fn does_not_exist(root: &Path, id: &str) -> String {
     format!("container does not exist: {id} (in {})", root.display())
 }
 
-/// Reads from the container's init until it has executed its program.
+/// A startContainer hook failed.
+#[derive(Debug)]
+struct HookFailed(String);
+
+impl std::fmt::Display for HookFailed {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for HookFailed {}
+
+/// Reads from the container's init until it has executed its program; passes the descriptor of
+/// its seccomp filter on to the agent.
 ///
 /// # Errors
 /// With the reason that it gives.
-pub(crate) fn wait_for_exec(channel: &Channel) -> Result<()> {
+pub(crate) fn wait_for_exec(channel: &Channel, mut agent: Option<agent::Connection>) -> Result<()> {
     loop {
         match channel.receive()? {
             // The socket was closed by the exec.
             None => return Ok(()),
             Some(Message::Failed(text)) => bail!(text),
+            Some(Message::HookFailed(text)) => bail!(HookFailed(text)),
+            Some(Message::Listener(descriptor)) => {
+                let agent = agent.take().context("channel: an unexpected seccomp listener")?;
+                agent.send(&descriptor)?;
+                channel.send(&Message::Delivered)?;
+            }
             Some(Message::Warning(text)) => log::warning(&text),
             Some(other) => bail!("channel: unexpected {other:?}"),
         }

@@ -101,7 +101,7 @@ fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>>
     let config = plan.config;
     reset_signals(plan.common.proc)?;
     // Devices and folders get the modes asked for, not what the caller's mask leaves of them.
-    sys::process::umask(0);
+    let mask = sys::process::umask(0);
     enter_user_namespace(config, channel)?;
     start_session(&plan.common)?;
     if let Some(path) = config.namespaces.get(Ns::Mount).and_then(|ns| ns.path.as_ref()) {
@@ -120,7 +120,7 @@ fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>>
         root.folder(&process.cwd).context("process.cwd")?;
     }
     let console = set_up_console(plan, &root, channel)?;
-    run_hooks_before_pivot(plan, channel)?;
+    run_hooks_before_pivot(plan, channel, mask)?;
     // Still before the pivot: the host's null device can be attached only while it is in sight.
     mask::make_readonly(&root, &config.readonly_paths)?;
     mask::mask(&root, &config.masked_paths, &null, config.mount_label.as_deref())?;
@@ -261,7 +261,8 @@ fn own_state(plan: &NewContainer, status: Status) -> String {
     state_json(plan.record, status, nix::unistd::getpid().as_raw()).to_string()
 }
 
-fn run_hooks_before_pivot(plan: &NewContainer, channel: &Channel) -> Result<()> {
+/// `mask`: the caller's, which createContainer hooks have like those of the runtime.
+fn run_hooks_before_pivot(plan: &NewContainer, channel: &Channel, mask: u32) -> Result<()> {
     let hooks = &plan.config.hooks;
     if !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty() {
         channel.send(&Message::Mounted)?;
@@ -270,13 +271,11 @@ fn run_hooks_before_pivot(plan: &NewContainer, channel: &Channel) -> Result<()> 
     if hooks.create_container.is_empty() {
         return Ok(());
     }
-    let bundle = &plan.record.bundle;
-    hooks::run_all(
-        "createContainer",
-        &hooks.create_container,
-        &own_state(plan, Status::Creating),
-        bundle,
-    )
+    let state = own_state(plan, Status::Creating);
+    sys::process::umask(mask);
+    hooks::run_all("createContainer", &hooks.create_container, &state, &plan.record.bundle)?;
+    sys::process::umask(0);
+    Ok(())
 }
 
 fn apply_sysctl(config: &Config, proc: &Proc) -> Result<()> {
@@ -328,10 +327,13 @@ fn become_program(
         *channel = wait_at_gate(&socket)?;
     }
     let Some(process) = plan.process else { exit_now(0) };
-    if !start_hooks.is_empty() {
-        hooks::run_all("startContainer", start_hooks, &state(), Path::new("/"))?;
+    if !start_hooks.is_empty()
+        && let Err(error) = hooks::run_all("startContainer", start_hooks, &state(), Path::new("/"))
+    {
+        let _ = channel.send(&Message::HookFailed(format!("{error:#}")));
+        exit_now(1);
     }
-    Err(process::exec(process, plan.filter.as_ref()))
+    Err(process::exec(process, plan.filter.as_ref(), channel))
 }
 
 fn prepare(plan: &Common, console: Option<OwnedFd>) -> Result<()> {

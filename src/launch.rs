@@ -58,17 +58,24 @@ pub struct Child {
     pub pidfd: OwnedFd,
     /// The master side of its terminal, when the caller keeps it.
     pub console: Option<OwnedFd>,
+    /// It is the container's first process, not one of `exec`.
+    first: bool,
     channel: Channel,
 }
 
 impl Child {
-    /// Lets it execute its program.
+    /// Lets it execute its program as a process of `container`.
     ///
     /// # Errors
     /// With the reason for which it could not.
-    pub fn start(&self) -> Result<()> {
+    pub fn start(&self, container: &Container) -> Result<()> {
+        let (status, init) = match self.first {
+            true => (Status::Created, self.pid),
+            false => container.status()?,
+        };
+        let agent = container.connect_agent(status, init, self.pid)?;
         self.channel.send(&Message::Start)?;
-        wait_for_exec(&self.channel)
+        wait_for_exec(&self.channel, agent)
     }
 
     /// Ends and reaps it after `error`. If it had failed first, its own words say more than what
@@ -342,7 +349,7 @@ fn clone_init(plan: NewContainer, cgroup: &cgroup::Cgroup) -> Result<(Child, Ini
             init::new_container(plan, theirs)
         }
         Forked::Parent { pid, pidfd } => {
-            let child = Child { pid, pidfd, console: None, channel };
+            let child = Child { pid, pidfd, console: None, first: true, channel };
             match nix::unistd::fchdir(&here).context("return to the working directory") {
                 Ok(()) => Ok((child, plan.init_file)),
                 Err(error) => Err(child.give_up(error)),
@@ -473,7 +480,7 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
             let _ = sys::process::set_dumpable(false);
             init::joined(&plan, &target, flags - CloneFlags::CLONE_NEWPID, theirs)
         }
-        Forked::Parent { pid, pidfd } => Child { pid, pidfd, console: None, channel },
+        Forked::Parent { pid, pidfd } => Child { pid, pidfd, console: None, first: false, channel },
     };
     drop(theirs);
     let outcome = place(&child, &cgroup, Some(process), proc)

@@ -8,8 +8,9 @@ use nix::errno::Errno;
 use nix::sys::stat::fstat;
 use nix::unistd::{Uid, fchown, getcwd};
 
+use crate::channel::Channel;
 use crate::procfs::Proc;
-use crate::security::seccomp;
+use crate::security::seccomp::{self, agent::Courier};
 use crate::spec::process::{Affinity, env_name};
 use crate::spec::{MemoryPolicy, Process};
 use crate::{executable, sys};
@@ -180,9 +181,14 @@ fn home(passwd: &str, uid: u32) -> Option<String> {
     passwd.lines().find_map(of_user)
 }
 
-/// Becomes the program: filter, capabilities, exec. Returns only on failure.
-pub fn exec(process: &Process, filter: Option<&seccomp::Filter>) -> anyhow::Error {
-    match try_exec(process, filter) {
+/// Becomes the program: filter, capabilities, exec. Returns only on failure. The descriptor of a
+/// filter with SCMP_ACT_NOTIFY goes to the parent by `channel`.
+pub fn exec(
+    process: &Process,
+    filter: Option<&seccomp::Filter>,
+    channel: &Channel,
+) -> anyhow::Error {
+    match try_exec(process, filter, channel) {
         Ok(never) => match never {},
         Err(error) => error,
     }
@@ -191,17 +197,24 @@ pub fn exec(process: &Process, filter: Option<&seccomp::Filter>) -> anyhow::Erro
 fn try_exec(
     process: &Process,
     filter: Option<&seccomp::Filter>,
+    channel: &Channel,
 ) -> Result<std::convert::Infallible> {
     let env = with_home(process.env.clone(), process.user.uid);
     let file = executable::find(&process.args[0], &env)?;
+    let listener = filter.and_then(|filter| filter.listener.as_ref());
+    let courier = listener.map(|_| Courier::start(channel)).transpose()?;
     // Without no_new_privs only who has CAP_SYS_ADMIN may load a filter; with it the filter comes
     // last, so that it need not allow what the steps before it do.
     if process.no_new_privileges {
         sys::process::no_new_privileges().context("process.noNewPrivileges")?;
         process.capabilities.apply()?;
     }
-    if let Some(filter) = filter {
-        filter.load()?;
+    let descriptor = match filter {
+        Some(filter) => filter.load()?,
+        None => None,
+    };
+    if let (Some(courier), Some(descriptor)) = (courier, descriptor) {
+        courier.pass(descriptor);
     }
     if !process.no_new_privileges {
         process.capabilities.apply()?;

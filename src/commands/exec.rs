@@ -47,12 +47,12 @@ pub fn exec(root: PathBuf, args: Exec) -> Result<i32> {
         ..Options::default()
     };
     if args.detach {
-        launch::exec(&container, &mut process, &options)?.start()?;
+        launch::exec(&container, &mut process, &options)?.start(&container)?;
         return Ok(0);
     }
     let signals = Signals::block()?;
     let mut child = launch::exec(&container, &mut process, &options)?;
-    child.start()?;
+    child.start(&container)?;
     supervise::wait(&child.pidfd, &signals, child.console.take())
 }
 

@@ -30,7 +30,9 @@ pub fn features() -> Result<()> {
         },
         "annotations": {
             "org.ultari.version": env!("CARGO_PKG_VERSION")
-        }
+        },
+        // No annotation of config.json changes what is done.
+        "potentiallyUnsafeConfigAnnotations": []
     });
     println!("{}", serde_json::to_string_pretty(&features)?);
     Ok(())

@@ -56,7 +56,7 @@ pub fn run(root: PathBuf, args: Run) -> Result<i32> {
 
 /// Lets the program go; if that fails nothing of the container is left.
 fn start(container: &Container, child: &Child) -> Result<()> {
-    let started = child.start().and_then(|()| container.run_poststart(child.pid));
+    let started = child.start(container).and_then(|()| container.run_poststart(child.pid));
     if let Err(error) = started {
         if let Err(leftover) = container.destroy() {
             ultari::log::warning(&format!("{leftover:#}"));

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -74,6 +75,13 @@ fn act(line: &str) -> String {
         ["syscall", nr, arguments @ ..] => {
             let arguments: Vec<u64> = arguments.iter().map(|word| number(word)).collect();
             syscall(number(nr) as libc::c_long, &arguments)
+        }
+        ["i386", nr] => i386(number(nr) as i32),
+        ["trap", nr] => trap(number(nr) as libc::c_long),
+        ["thread", nr] => die_in_a_thread(number(nr) as libc::c_long),
+        ["interruptible", nr] => {
+            on_signal(libc::SIGUSR1);
+            syscall(number(nr) as libc::c_long, &[])
         }
         _ => format!("unknown action: {line}"),
     }
@@ -228,6 +236,75 @@ fn syscall(nr: libc::c_long, arguments: &[u64]) -> String {
         -1 => format!("{:?}", Errno::last()),
         value => format!("ok {value}"),
     }
+}
+
+/// A call without arguments in the way of i386, which 64-bit programs can use as well.
+#[allow(unsafe_code)]
+fn i386(nr: i32) -> String {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let result: i32;
+        // SAFETY: the tests name calls that take no pointers; r8 to r11 are lost on this way in.
+        unsafe {
+            std::arch::asm!(
+                "int 0x80",
+                inlateout("eax") nr => result,
+                out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+            );
+        }
+        match result {
+            -4095..=-1 => format!("{:?}", Errno::from_raw(-result)),
+            value => format!("ok {value}"),
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    format!("ENOSYS, as is call {nr}")
+}
+
+/// What the last signal's siginfo said: signal, code, errno.
+static SEEN: [AtomicI32; 3] = [const { AtomicI32::new(0) }; 3];
+
+extern "C" fn note(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    #[allow(unsafe_code)]
+    // SAFETY: with SA_SIGINFO the kernel passes a valid siginfo.
+    let (code, errno) = unsafe { ((*info).si_code, (*info).si_errno) };
+    for (seen, value) in SEEN.iter().zip([signal, code, errno]) {
+        seen.store(value, Ordering::Relaxed);
+    }
+}
+
+#[allow(unsafe_code)]
+fn on_signal(signal: i32) {
+    // SAFETY: all-zero is a valid sigaction; the handler only stores numbers.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = note as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO;
+        assert_eq!(libc::sigaction(signal, &action, std::ptr::null_mut()), 0);
+    }
+}
+
+/// Makes a call that the filter answers with a signal.
+fn trap(nr: libc::c_long) -> String {
+    on_signal(libc::SIGSYS);
+    syscall(nr, &[]);
+    let [signal, code, errno] = SEEN.each_ref().map(|seen| seen.load(Ordering::Relaxed));
+    format!("ok signal {signal} code {code} errno {errno}")
+}
+
+/// Makes a call in a second thread and says how many threads are left.
+fn die_in_a_thread(nr: libc::c_long) -> String {
+    let threads = || fs::read_dir("/proc/self/task").unwrap().count();
+    std::thread::spawn(move || {
+        syscall(nr, &[]);
+        // Only reached when the call did not kill.
+        std::thread::sleep(Duration::from_secs(600));
+    });
+    let start = Instant::now();
+    while threads() > 1 && start.elapsed() < Duration::from_secs(5) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    format!("ok {} left", threads())
 }
 
 /// Prints `ready`, then each signal that arrives; ends at TERM with status 42.

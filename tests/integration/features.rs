@@ -9,42 +9,180 @@ use serde_json::{Value, json};
 use crate::skip;
 use crate::support::{Json, Sandbox, program};
 
+/// Whether `value` is of the shape that the schema of the specification describes: every property
+/// that has one, and no other.
+#[track_caller]
+fn expect_shape(value: &Value, shape: &Value, at: &str) {
+    match shape {
+        Value::Object(properties) => {
+            let object = value.as_object().unwrap_or_else(|| panic!("{at}: {value}"));
+            for name in object.keys() {
+                assert!(properties.contains_key(name), "{at}/{name}: the specification has it not");
+            }
+            for (name, shape) in properties {
+                assert!(object.contains_key(name), "{at}/{name}: missing");
+                expect_shape(&object[name], shape, &format!("{at}/{name}"));
+            }
+        }
+        Value::String(kind) if kind == "strings" => {
+            let array = value.as_array().unwrap_or_else(|| panic!("{at}: {value}"));
+            assert!(array.iter().all(Value::is_string), "{at}: {value}");
+            let distinct: std::collections::BTreeSet<_> =
+                array.iter().map(Value::to_string).collect();
+            assert_eq!(distinct.len(), array.len(), "{at}: something twice in {value}");
+        }
+        Value::String(_) => assert!(value.is_string(), "{at}: {value}"),
+        Value::Bool(_) => assert!(value.is_boolean(), "{at}: {value}"),
+        other => unreachable!("{other}"),
+    }
+}
+
 #[test]
 fn features_has_the_structure_of_the_spec() {
     let sandbox = Sandbox::new("features");
+    let mut features = sandbox.bare_call().arg("features").output().ok().json();
+    let annotations = features.as_object_mut().unwrap().remove("annotations").unwrap();
+    assert!(annotations.as_object().unwrap().values().all(Value::is_string), "{annotations}");
+    let linux = features["linux"].as_object_mut().unwrap();
+    // Their parts depend on what is served of them.
+    for name in ["intelRdt", "memoryPolicy"] {
+        assert!(linux.remove(name).is_some_and(|value| value.is_object()), "{name}");
+    }
+    let enabled = json!({"enabled": true});
+    let shape = json!({
+        "ociVersionMin": "", "ociVersionMax": "", "hooks": "strings", "mountOptions": "strings",
+        "potentiallyUnsafeConfigAnnotations": "strings",
+        "linux": {
+            "namespaces": "strings", "capabilities": "strings",
+            "cgroup": {
+                "v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": true
+            },
+            "seccomp": {
+                "enabled": true, "actions": "strings", "operators": "strings",
+                "archs": "strings", "knownFlags": "strings", "supportedFlags": "strings"
+            },
+            "apparmor": enabled, "selinux": enabled, "netDevices": enabled,
+            "mountExtensions": {"idmap": enabled}
+        }
+    });
+    expect_shape(&features, &shape, "");
+}
+
+#[test]
+fn features_lists_all_that_the_spec_knows() {
+    let sandbox = Sandbox::new("features");
     let features = sandbox.bare_call().arg("features").output().ok().json();
-    assert!(features.text("/ociVersionMin").starts_with("1.0"));
-    assert!(features.text("/ociVersionMax").starts_with("1."));
-    let hooks = features.texts("/hooks");
-    for hook in
-        ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"]
-    {
-        assert!(hooks.contains(&hook), "{hooks:?}");
+    let sorted = |pointer: &str| {
+        let mut texts = features.texts(pointer);
+        texts.sort_unstable();
+        texts
+    };
+    assert_eq!(features.text("/ociVersionMin"), "1.0.0");
+    assert_eq!(features.text("/ociVersionMax"), "1.3.0");
+    let hooks =
+        ["createContainer", "createRuntime", "poststart", "poststop", "prestart", "startContainer"];
+    assert_eq!(sorted("/hooks"), hooks);
+    let namespaces = ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"];
+    assert_eq!(sorted("/linux/namespaces"), namespaces);
+    let capabilities = sorted("/linux/capabilities");
+    assert_eq!(capabilities.len(), 41, "{capabilities:?}");
+    for capability in ["CAP_CHOWN", "CAP_BPF", "CAP_CHECKPOINT_RESTORE"] {
+        assert!(capabilities.contains(&capability), "{capabilities:?}");
+    }
+    for module in ["apparmor", "selinux", "seccomp"] {
+        assert_eq!(features["linux"][module]["enabled"], true);
+    }
+    for version in ["v1", "v2"] {
+        assert_eq!(features["linux"]["cgroup"][version], true);
     }
     let options = features.texts("/mountOptions");
     for option in [
-        "ro", "rw", "bind", "rbind", "nosuid", "nodev", "noexec", "noatime", "rprivate", "rslave",
+        "ro",
+        "rw",
+        "bind",
+        "rbind",
+        "nosuid",
+        "nodev",
+        "noexec",
+        "noatime",
+        "rprivate",
+        "rslave",
         "rshared",
+        "rro",
+        "rnosymfollow",
+        "tmpcopyup",
+        "lazytime",
+        "unbindable",
     ] {
         assert!(options.contains(&option), "{option}: {options:?}");
     }
-    let namespaces = features.texts("/linux/namespaces");
-    for namespace in ["pid", "network", "mount", "ipc", "uts", "user", "cgroup"] {
-        assert!(namespaces.contains(&namespace), "{namespaces:?}");
+    let actions = [
+        "SCMP_ACT_ALLOW",
+        "SCMP_ACT_ERRNO",
+        "SCMP_ACT_KILL",
+        "SCMP_ACT_KILL_PROCESS",
+        "SCMP_ACT_KILL_THREAD",
+        "SCMP_ACT_LOG",
+        "SCMP_ACT_NOTIFY",
+        "SCMP_ACT_TRACE",
+        "SCMP_ACT_TRAP",
+    ];
+    assert_eq!(sorted("/linux/seccomp/actions"), actions);
+    let operators = [
+        "SCMP_CMP_EQ",
+        "SCMP_CMP_GE",
+        "SCMP_CMP_GT",
+        "SCMP_CMP_LE",
+        "SCMP_CMP_LT",
+        "SCMP_CMP_MASKED_EQ",
+        "SCMP_CMP_NE",
+    ];
+    assert_eq!(sorted("/linux/seccomp/operators"), operators);
+    let flags = [
+        "SECCOMP_FILTER_FLAG_LOG",
+        "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+        "SECCOMP_FILTER_FLAG_TSYNC",
+        "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+    ];
+    assert_eq!(sorted("/linux/seccomp/knownFlags"), flags);
+    assert_eq!(sorted("/linux/seccomp/supportedFlags"), flags);
+    assert_eq!(sorted("/linux/seccomp/archs").len(), 23);
+}
+
+#[test]
+fn what_features_lists_is_accepted() {
+    let sandbox = Sandbox::new("accepted");
+    let features = sandbox.bare_call().arg("features").output().ok().json();
+    let mut sandbox = Sandbox::with_script("accepted", "echo runs");
+    let seccomp = &features["linux"]["seccomp"];
+    let rule = |action: &Value| json!({"names": ["getpriority"], "action": action});
+    let asked: Vec<&Value> = seccomp["actions"].as_array().unwrap().iter().collect();
+    let syscalls: Vec<Value> = asked
+        .iter()
+        .filter(|action| !["SCMP_ACT_NOTIFY", "SCMP_ACT_ALLOW"].contains(&action.as_str().unwrap()))
+        .enumerate()
+        .map(|(index, action)| {
+            let operators = seccomp["operators"].as_array().unwrap();
+            let operator = &operators[index % operators.len()];
+            let mut rule = rule(action);
+            rule["args"] = json!([{"index": 0, "value": 90 + index, "op": operator}]);
+            rule
+        })
+        .collect();
+    assert!(syscalls.len() >= seccomp["operators"].as_array().unwrap().len());
+    let flags = seccomp["supportedFlags"].as_array().unwrap().iter();
+    let flags: Vec<&Value> =
+        flags.filter(|flag| *flag != "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV").collect();
+    sandbox.config["linux"]["seccomp"] = json!({
+        "defaultAction": "SCMP_ACT_ALLOW", "architectures": seccomp["archs"], "flags": flags,
+        "syscalls": syscalls
+    });
+    let sets = &features["linux"]["capabilities"];
+    sandbox.config["process"]["capabilities"] = json!({"bounding": sets, "permitted": sets});
+    for version in [features.text("/ociVersionMin"), features.text("/ociVersionMax")] {
+        sandbox.config["ociVersion"] = json!(version);
+        sandbox.run().ok().prints("runs");
     }
-    let capabilities = features.texts("/linux/capabilities");
-    assert!(
-        capabilities.contains(&"CAP_CHOWN") && capabilities.contains(&"CAP_BPF"),
-        "{capabilities:?}"
-    );
-    assert_eq!(features["linux"]["cgroup"]["v1"], true);
-    assert_eq!(features["linux"]["cgroup"]["v2"], true);
-    assert_eq!(features["linux"]["seccomp"]["enabled"], true);
-    let actions = features.texts("/linux/seccomp/actions");
-    for action in ["SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL_PROCESS"] {
-        assert!(actions.contains(&action), "{actions:?}");
-    }
-    assert!(features.texts("/linux/seccomp/operators").contains(&"SCMP_CMP_MASKED_EQ"));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::support::{Json, Sandbox, own_namespace, set_namespace, wait_until};
+use crate::support::{HIERARCHIES, Json, Sandbox, own_namespace, set_namespace};
 
 /// In the order in which they run.
 const KINDS: [&str; 6] =
@@ -204,34 +204,141 @@ fn failure_before_start_undoes_the_container_and_runs_poststop() {
     }
 }
 
+/// runtime.md, "Lifecycle": stop the container, destroy it, run the poststop hooks.
+#[track_caller]
+fn expect_undone(sandbox: &Sandbox, log: &Path) {
+    assert_eq!(kinds(log).iter().filter(|kind| *kind == "poststop").count(), 1);
+    sandbox.ultari(["state", &sandbox.id]).fails(1, &["does not exist"]);
+    sandbox.expect_nothing_left();
+    // As engines do after a failed start.
+    sandbox.delete_forced().ok();
+    assert_eq!(kinds(log).iter().filter(|kind| *kind == "poststop").count(), 1);
+}
+
 #[test]
 fn failure_of_start_container_undoes_the_container_and_runs_poststop() {
     let (mut sandbox, log) = recorded("echo must not run");
     sandbox.config["hooks"]["startContainer"] = exits(3);
     let created = sandbox.create().ok();
-    sandbox.start().fails(1, &["startContainer"]);
+    sandbox.start().fails(1, &["startContainer", "why it failed"]);
     assert_eq!(created.stdout_by_now(), "");
     assert!(!kinds(&log).contains(&"poststart".to_owned()));
-    let _ = sandbox.delete_forced();
-    assert_eq!(kinds(&log).iter().filter(|kind| *kind == "poststop").count(), 1);
+    expect_undone(&sandbox, &log);
+    sandbox.run().fails(1, &["startContainer", "why it failed"]);
     sandbox.expect_nothing_left();
+    assert_eq!(kinds(&log).iter().filter(|kind| *kind == "poststop").count(), 2);
 }
 
 #[test]
-fn failure_of_poststart_stops_the_container() {
+fn failure_of_poststart_undoes_the_container_and_runs_poststop() {
     let (mut sandbox, log) = recorded("exec sleep 100");
     sandbox.config["hooks"]["poststart"] = exits(3);
     sandbox.create().ok();
-    sandbox.start().fails(1, &["poststart"]);
-    wait_until("it is stopped or gone", || {
-        let output = sandbox.ultari(["state", &sandbox.id]);
-        output.code == 1 || output.json()["status"] == "stopped"
-    });
-    let _ = sandbox.delete_forced();
-    assert_eq!(kinds(&log).iter().filter(|kind| *kind == "poststop").count(), 1);
+    sandbox.start().fails(1, &["poststart", "why it failed"]);
+    expect_undone(&sandbox, &log);
+    sandbox.run().fails(1, &["poststart"]);
     sandbox.expect_nothing_left();
-    sandbox.run().exits_with(1);
-    sandbox.expect_nothing_left();
+    assert_eq!(kinds(&log).iter().filter(|kind| *kind == "poststop").count(), 2);
+}
+
+#[test]
+fn the_first_failure_keeps_later_hooks_from_running() {
+    for kind in ["prestart", "createRuntime", "createContainer", "startContainer"] {
+        let (mut sandbox, log) = recorded("exit 0");
+        let list = sandbox.config["hooks"][kind].as_array_mut().unwrap();
+        list.insert(0, exits(3)[0].clone());
+        sandbox.run().fails(1, &[&format!("hooks.{kind}[0]")]);
+        let mut expected: Vec<&str> = KINDS.iter().copied().take_while(|k| *k != kind).collect();
+        expected.push("poststop");
+        assert_eq!(kinds(&log), expected);
+    }
+}
+
+#[test]
+fn poststop_runs_when_the_container_is_gone() {
+    let mut sandbox = Sandbox::with_script("gone", "exit 0");
+    let mark = sandbox.dir.join("mark");
+    let cgroups = HIERARCHIES.iter().map(|hierarchy| hierarchy.join(&sandbox.cgroup()[1..]));
+    let paths: Vec<String> = cgroups
+        .chain([sandbox.root().join(&sandbox.id)])
+        .map(|path| path.display().to_string())
+        .collect();
+    // Prints those that are still there.
+    let script = format!("ls -d {} >{} 2>/dev/null; :", paths.join(" "), mark.display());
+    sandbox.config["hooks"]["poststop"] =
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"]}]);
+    sandbox.run().ok();
+    assert_eq!(fs::read_to_string(&mark).unwrap(), "");
+}
+
+#[test]
+fn hooks_of_the_runtime_run_in_the_bundle_and_start_container_in_the_root() {
+    let (sandbox, log) = recorded("sleep 0.2");
+    sandbox.run().ok();
+    for entry in read_log(&log) {
+        let kind = entry.text("/kind");
+        let inside = kind == "startContainer";
+        let folder = if inside { PathBuf::from("/") } else { sandbox.bundle() };
+        assert_eq!(entry["pwd"], json!(folder), "{kind}");
+    }
+}
+
+#[test]
+fn hooks_of_create_have_the_callers_umask() {
+    let mut sandbox = Sandbox::with_script("umask", "umask");
+    for kind in ["createRuntime", "createContainer"] {
+        let script = format!("umask >{}", sandbox.dir.join(kind).display());
+        sandbox.config["hooks"][kind] = json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+    }
+    sandbox.config["process"]["user"]["umask"] = json!(0o77);
+    let run = sandbox.bundle_call("run").arg(&sandbox.id);
+    run.wrapped("umask 027; exec \"$@\"").output().ok().prints("0077");
+    for kind in ["createRuntime", "createContainer"] {
+        assert_eq!(fs::read_to_string(sandbox.dir.join(kind)).unwrap().trim(), "0027", "{kind}");
+    }
+}
+
+#[test]
+fn pids_in_the_state_are_those_of_the_namespace_where_the_hook_runs() {
+    let (sandbox, log) = recorded("sleep 0.2");
+    sandbox.create().ok();
+    let pid = i64::from(sandbox.pid());
+    sandbox.start().ok();
+    sandbox.wait_for("stopped");
+    sandbox.delete().ok();
+    for entry in read_log(&log) {
+        let expected = match entry.text("/kind") {
+            "createContainer" | "startContainer" => 1,
+            "poststop" => 0,
+            _ => pid,
+        };
+        assert_eq!(entry["state"].integer("/pid"), expected, "{}", entry.text("/kind"));
+    }
+}
+
+#[test]
+fn hooks_without_args_have_their_path_as_their_name() {
+    let mut sandbox = Sandbox::with_script("noargs", "exit 0");
+    let mark = sandbox.dir.join("mark");
+    let script = format!("#!/bin/sh\necho $# $0 >{}\n", mark.display());
+    let hook = sandbox.file("hook", &script);
+    fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    sandbox.config["hooks"]["createRuntime"] = json!([{"path": hook}]);
+    sandbox.run().ok();
+    assert_eq!(fs::read_to_string(&mark).unwrap(), format!("0 {}\n", hook.display()));
+}
+
+#[test]
+fn bad_hooks_are_refused_by_name() {
+    for (hook, text) in [
+        (json!({"path": "bin/true"}), "hooks.poststop[0].path"),
+        (json!({"path": "/bin/true", "timeout": 0}), "hooks.poststop[0].timeout"),
+        (json!({"path": "/bin/true", "timeout": -1}), "hooks.poststop[0].timeout"),
+    ] {
+        let mut sandbox = Sandbox::with_script("bad-hook", "echo must not run");
+        sandbox.config["hooks"]["poststop"] = json!([hook]);
+        assert_eq!(sandbox.run().fails(1, &[text]).stdout, "");
+    }
 }
 
 #[test]
@@ -253,6 +360,8 @@ fn failure_of_poststop_is_a_warning_and_the_others_still_run() {
 #[test]
 fn a_hook_that_takes_too_long_is_ended() {
     let mut sandbox = Sandbox::with_script("slow", "exit 0");
+    // More state than a pipe holds, and the hook does not read it.
+    sandbox.config["annotations"] = json!({"large": "x".repeat(200_000)});
     sandbox.config["hooks"]["createRuntime"] = json!([{
         "path": "/bin/sleep", "args": ["sleep", "91"], "env": [sandbox.marker()], "timeout": 1
     }]);

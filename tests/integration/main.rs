@@ -23,6 +23,7 @@ mod process;
 mod properties;
 mod real_configs;
 mod seccomp;
+mod seccomp_notify;
 mod start_errors;
 mod support;
 mod terminal;

@@ -260,9 +260,210 @@ fn actions_that_kill() {
 }
 
 #[test]
-fn action_log_lets_pass() {
-    let mut sandbox = with_rules(json!([{"names": ["sync"], "action": "SCMP_ACT_LOG"}]));
-    assert_eq!(sandbox.attempt(&[&syscall(libc::SYS_sync, "")]), ["ok 0"]);
+fn only_kill_process_ends_the_other_threads_too() {
+    let in_a_thread = format!("thread {}", libc::SYS_sync);
+    for action in ["SCMP_ACT_KILL", "SCMP_ACT_KILL_THREAD"] {
+        let mut sandbox = with_rules(json!([{"names": ["sync"], "action": action}]));
+        assert_eq!(sandbox.attempt(&[&in_a_thread]), ["ok 1 left"], "{action}");
+    }
+    let mut sandbox = with_rules(json!([{"names": ["sync"], "action": "SCMP_ACT_KILL_PROCESS"}]));
+    sandbox.args(&["/guest", "do", &in_a_thread]);
+    sandbox.run().exits_with(159);
+}
+
+#[test]
+fn trap_is_a_signal_that_can_be_caught() {
+    let mut sandbox = with_rules(json!([{"names": ["sync"], "action": "SCMP_ACT_TRAP"}]));
+    let outcomes = sandbox.attempt(&[&format!("trap {}", libc::SYS_sync)]);
+    // SIGSYS, SYS_SECCOMP.
+    assert_eq!(outcomes, ["ok signal 31 code 1 errno 0"]);
+}
+
+#[test]
+fn trace_without_a_tracer_is_enosys() {
+    let mut sandbox = with_rules(json!([
+        {"names": ["sync"], "action": "SCMP_ACT_TRACE"},
+        {"names": ["getpriority"], "action": "SCMP_ACT_TRACE", "errnoRet": 7}
+    ]));
+    let outcomes =
+        sandbox.attempt(&[&syscall(libc::SYS_sync, ""), &syscall(libc::SYS_getpriority, "0 0")]);
+    assert_eq!(outcomes, ["ENOSYS", "ENOSYS"]);
+}
+
+#[test]
+fn the_largest_errno_arrives_and_a_larger_one_is_an_error() {
+    let rule = |errno: u32| {
+        with_rules(json!([{"names": ["sync"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno}]))
+    };
+    // 4095 is no errno of a name, but the kernel passes it on.
+    assert_eq!(rule(4095).attempt(&[&syscall(libc::SYS_sync, "")]), ["UnknownErrno"]);
+    assert_eq!(rule(133).attempt(&[&syscall(libc::SYS_sync, "")]), ["EHWPOISON"]);
+    rule(4096).run().fails(1, &["linux.seccomp.syscalls[0].errnoRet", "4096", "4095"]);
+}
+
+/// The kernel's log from now on.
+fn kernel_log() -> Option<std::fs::File> {
+    use std::io::{Seek, SeekFrom};
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::OpenOptions::new();
+    let mut log = options.read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg").ok()?;
+    log.seek(SeekFrom::End(0)).ok()?;
+    Some(log)
+}
+
+/// Runs the call until the kernel has logged it with this action: it limits its messages to a few
+/// a second.
+#[track_caller]
+fn expect_logged(sandbox: &mut Sandbox, outcome: &str, action: &str) {
+    use std::io::Read;
+    let number = libc::SYS_getpriority;
+    let text = format!("syscall={number} ");
+    let mut log = kernel_log().unwrap();
+    crate::support::wait_until("the kernel has logged the call", || {
+        assert_eq!(sandbox.attempt(&[&syscall(number, "0 0")]), [outcome]);
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let mut line = [0; 8192];
+        // One message a read; an overrun is an error once.
+        while let Ok(length) = log.read(&mut line) {
+            let line = String::from_utf8_lossy(&line[..length]);
+            if line.contains("type=1326") && line.contains(&text) && line.contains(action) {
+                return true;
+            }
+        }
+        false
+    });
+}
+
+#[test]
+fn action_log_lets_pass_and_logs() {
+    let mut sandbox = with_rules(json!([{"names": ["getpriority"], "action": "SCMP_ACT_LOG"}]));
+    assert_eq!(sandbox.attempt(&[&syscall(libc::SYS_getpriority, "0 0")]), ["ok 20"]);
+    if kernel_log().is_none() {
+        skip!("/dev/kmsg can't be read");
+    }
+    expect_logged(&mut sandbox, "ok 20", "code=0x7ffc0000");
+}
+
+#[test]
+fn flag_log_logs_every_action_but_allow() {
+    if kernel_log().is_none() {
+        skip!("/dev/kmsg can't be read");
+    }
+    let mut sandbox = with_profile(json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "flags": ["SECCOMP_FILTER_FLAG_LOG"],
+        "syscalls": [{"names": ["getpriority"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77}]
+    }));
+    expect_logged(&mut sandbox, "EBADFD", "code=0x50000");
+}
+
+#[test]
+fn every_flag_reaches_the_kernel() {
+    if !std::path::Path::new("/usr/bin/strace").exists() {
+        skip!("strace is not installed");
+    }
+    // TSYNC is for programs of several threads; the one that is about to be executed has one.
+    for (flags, seen) in [
+        (json!(null), "SECCOMP_FILTER_FLAG_SPEC_ALLOW,"),
+        (json!([]), "SECCOMP_SET_MODE_FILTER, 0,"),
+        (json!(["SECCOMP_FILTER_FLAG_LOG"]), "SECCOMP_FILTER_FLAG_LOG,"),
+        (json!(["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]), "SECCOMP_FILTER_FLAG_SPEC_ALLOW,"),
+        (json!(["SECCOMP_FILTER_FLAG_TSYNC"]), "SECCOMP_SET_MODE_FILTER, 0,"),
+        (
+            json!([
+                "SECCOMP_FILTER_FLAG_TSYNC",
+                "SECCOMP_FILTER_FLAG_LOG",
+                "SECCOMP_FILTER_FLAG_SPEC_ALLOW"
+            ]),
+            "SECCOMP_FILTER_FLAG_LOG|SECCOMP_FILTER_FLAG_SPEC_ALLOW,",
+        ),
+    ] {
+        let mut sandbox = with_profile(json!({"defaultAction": "SCMP_ACT_ALLOW"}));
+        if !flags.is_null() {
+            sandbox.config["linux"]["seccomp"]["flags"] = flags;
+        }
+        sandbox.args(&["/bin/true"]);
+        let trace = sandbox.dir.join("trace");
+        let script =
+            format!("exec /usr/bin/strace -f -qq -e trace=seccomp -o {} \"$@\"", trace.display());
+        sandbox.bundle_call("run").arg(&sandbox.id).wrapped(&script).output().ok();
+        let trace = std::fs::read_to_string(trace).unwrap();
+        let load = trace.lines().find(|line| line.contains("SET_MODE_FILTER")).unwrap();
+        assert!(load.contains(seen), "{seen}: {load}");
+    }
+}
+
+#[test]
+fn i386_and_x32_calls_follow_the_profile_by_their_own_numbers() {
+    if !cfg!(target_arch = "x86_64") {
+        skip!("i386 and x32 exist on x86_64 only");
+    }
+    let profile = |archs: Value| {
+        with_profile(json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "architectures": archs,
+            "syscalls": [
+                {"names": ["getppid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 99},
+                {"names": ["ioctl"], "action": "SCMP_ACT_ERRNO", "errnoRet": 100,
+                 "args": [{"index": 0, "op": "SCMP_CMP_EQ", "value": 4_000_000_000u64}]}
+            ]
+        }))
+    };
+    let x32 = |number: i64, args: &str| syscall(number | 0x4000_0000, args);
+    let mut sandbox = profile(json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]));
+    // getppid is 110 on x86_64 and x32, 64 on i386; ioctl is 16 on x86_64 and 514 on x32.
+    let outcomes = sandbox.attempt(&[
+        "syscall 110",
+        "i386 64",
+        "i386 20",
+        &x32(110, ""),
+        &x32(514, "4000000000"),
+        // x32 has 32 bits of each argument.
+        &x32(514, "8294967296"),
+        "syscall 16 8294967296",
+    ]);
+    if outcomes[1] == "ENOSYS" {
+        skip!("this kernel has no 32-bit system calls");
+    }
+    assert_eq!(outcomes[..3], ["EADDRNOTAVAIL", "EADDRNOTAVAIL", "ok 1"]);
+    assert_eq!(outcomes[3..6], ["EADDRNOTAVAIL", "ENETDOWN", "ENETDOWN"]);
+    assert_eq!(outcomes[6], "EBADF");
+    // What is not listed is no way around: the thread dies.
+    for (archs, action) in [
+        (json!(["SCMP_ARCH_X86_64"]), "i386 20"),
+        (json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_X32"]), "i386 20"),
+        (json!([]), &x32(39, "")),
+        (json!(["SCMP_ARCH_X86"]), &x32(39, "")),
+    ] {
+        let mut sandbox = profile(archs);
+        sandbox.args(&["/guest", "do", action]);
+        sandbox.run().exits_with(159);
+    }
+}
+
+#[test]
+fn a_failed_exec_is_reported_although_the_filter_forbids_messages() {
+    let mut sandbox = with_rules(json!([
+        {"names": ["sendmsg", "sendto"], "action": "SCMP_ACT_ERRNO", "errnoRet": 99}
+    ]));
+    let bad = sandbox.rootfs().join("bad");
+    std::fs::write(&bad, [1, 2, 3, 4]).unwrap();
+    std::fs::set_permissions(&bad, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    sandbox.args(&["/bad"]);
+    sandbox.run().fails(1, &["/bad", "exec format error"]);
+    sandbox.create().ok();
+    sandbox.start().fails(1, &["/bad", "exec format error"]);
+}
+
+#[test]
+fn unknown_calls_are_one_warning() {
+    let mut sandbox = with_rules(json!([
+        {"names": ["nosuchcall", "sync", "another"], "action": "SCMP_ACT_ERRNO"},
+        {"names": ["another", "third"], "action": "SCMP_ACT_LOG"}
+    ]));
+    sandbox.args(&["/bin/true"]);
+    let output = sandbox.run().ok().says(&["nosuchcall, another, third"]);
+    assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
 }
 
 #[test]

@@ -21,8 +21,9 @@
 //! * **i386's `socketcall` and `ipc`** follow the rules of the calls behind them. This is the one
 //!   place that is stricter than libseccomp: a rule that allows a call under conditions is not
 //!   extended to them, because the arguments are behind a pointer.
-//!
-//! Left to later: handing the notification descriptor to the agent.
+//! * **SCMP_ACT_NOTIFY** works for every call, also for those that the runtime itself makes, and as
+//!   the default action: [`agent`] says how.
+pub mod agent;
 mod arch;
 mod bpf;
 mod profile;
@@ -31,13 +32,13 @@ mod tests;
 
 use std::cmp::{Ordering, Reverse};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 
 use anyhow::{Result, bail, ensure};
 use libc::sock_filter;
 use nix::errno::Errno;
 use oci_spec::runtime::LinuxSeccomp;
 
+pub use agent::Listener;
 use arch::{Abi, Family};
 use bpf::{Alternative, Check, Comparison, Segment, Target};
 use profile::{Condition, Profile, Rule};
@@ -57,15 +58,6 @@ pub struct Filter {
     /// What the profile asks for and the filter leaves out, one sentence each. Profiles are shared
     /// between kernels and architectures, so such findings are common and mostly harmless.
     pub warnings: Vec<String>,
-}
-
-/// The agent that answers SCMP_ACT_NOTIFY.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listener {
-    /// `linux.seccomp.listenerPath`: a Unix socket.
-    pub path: PathBuf,
-    /// `linux.seccomp.listenerMetadata`, passed on as it is.
-    pub metadata: Option<String>,
 }
 
 impl Filter {
@@ -114,13 +106,13 @@ fn compile_for(family: &Family, seccomp: &LinuxSeccomp) -> Result<Filter> {
     let program = bpf::assemble(&archs, UNKNOWN_ARCH);
     ensure!(program.len() <= bpf::MAX_INSTRUCTIONS, "{}", too_long(program.len()));
 
-    let warnings = profile
-        .unknown
-        .iter()
-        .map(|name| {
-            format!("linux.seccomp.syscalls: no architecture of this filter has a call {name:?}")
-        })
-        .collect();
+    let warnings = match profile.unknown.as_slice() {
+        [] => Vec::new(),
+        names => vec![format!(
+            "linux.seccomp.syscalls: no architecture of this filter has these calls: {}",
+            names.join(", ")
+        )],
+    };
     Ok(Filter { program, flags, listener, warnings })
 }
 
@@ -133,20 +125,17 @@ fn too_long(instructions: usize) -> String {
 }
 
 fn listener(seccomp: &LinuxSeccomp, notifies: bool) -> Result<Option<Listener>> {
-    let metadata = seccomp.listener_metadata().clone();
-    match seccomp.listener_path() {
-        Some(path) if !path.as_os_str().is_empty() => {
-            let path = path.clone();
-            Ok(notifies.then_some(Listener { path, metadata }))
-        }
-        _ if notifies => {
-            bail!("linux.seccomp.listenerPath is missing: SCMP_ACT_NOTIFY needs a seccomp agent")
-        }
-        _ if metadata.is_some_and(|text| !text.is_empty()) => {
-            bail!("linux.seccomp.listenerMetadata is set, but linux.seccomp.listenerPath is not")
-        }
-        _ => Ok(None),
+    let listener = Listener::of(seccomp);
+    let set = |text: &str| !text.is_empty();
+    let path = seccomp.listener_path().as_deref().and_then(std::path::Path::to_str);
+    if notifies && listener.is_none() {
+        bail!("linux.seccomp.listenerPath is missing: SCMP_ACT_NOTIFY needs a seccomp agent");
     }
+    ensure!(
+        path.is_some_and(set) || !seccomp.listener_metadata().as_deref().is_some_and(set),
+        "linux.seccomp.listenerMetadata is set, but linux.seccomp.listenerPath is not"
+    );
+    Ok(listener)
 }
 
 /// Adds the number space of one ABI.
@@ -274,23 +263,32 @@ fn precedence(a: &[Check], b: &[Check]) -> Ordering {
 
 /// What is served, as `features` shows it (runtime-spec features-linux.md, "Seccomp").
 pub fn features() -> serde_json::Value {
-    let flags =
-        ["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"];
+    let flags = [
+        "SECCOMP_FILTER_FLAG_LOG",
+        "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+        "SECCOMP_FILTER_FLAG_TSYNC",
+        "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+    ];
     serde_json::json!({
         "enabled": true,
         "actions": [
             "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS",
-            "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP"
+            "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_NOTIFY", "SCMP_ACT_TRACE",
+            "SCMP_ACT_TRAP"
         ],
         "operators": [
             "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT",
             "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"
         ],
-        "archs": if cfg!(target_arch = "aarch64") {
-            vec!["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]
-        } else {
-            vec!["SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"]
-        },
+        // Understood everywhere; those of other processor families change nothing.
+        "archs": [
+            "SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_LOONGARCH64", "SCMP_ARCH_M68K",
+            "SCMP_ARCH_MIPS", "SCMP_ARCH_MIPS64", "SCMP_ARCH_MIPS64N32", "SCMP_ARCH_MIPSEL",
+            "SCMP_ARCH_MIPSEL64", "SCMP_ARCH_MIPSEL64N32", "SCMP_ARCH_PARISC",
+            "SCMP_ARCH_PARISC64", "SCMP_ARCH_PPC", "SCMP_ARCH_PPC64", "SCMP_ARCH_PPC64LE",
+            "SCMP_ARCH_RISCV64", "SCMP_ARCH_S390", "SCMP_ARCH_S390X", "SCMP_ARCH_SH",
+            "SCMP_ARCH_SHEB", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"
+        ],
         "knownFlags": flags,
         "supportedFlags": flags
     })

@@ -67,16 +67,10 @@ impl Profile {
         let default = action(default_action, seccomp.default_errno_ret(), || {
             "linux.seccomp.defaultErrnoRet".to_owned()
         })?;
-        if default_action == Action::ScmpActNotify {
-            bail!(
-                "linux.seccomp.defaultAction: SCMP_ACT_NOTIFY would stop the runtime itself before \
-                 the agent has the descriptor: give the action to single system calls"
-            );
-        }
         let mut profile = Profile {
             default,
             hides_newer: hides_newer(default_action),
-            notifies: false,
+            notifies: default_action == Action::ScmpActNotify,
             abis: Default::default(),
             rules: Vec::new(),
             conditions: Vec::new(),
@@ -101,16 +95,7 @@ impl Profile {
             "{}.names is empty: name at least one system call",
             at()
         );
-        if syscall.action() == Action::ScmpActNotify {
-            self.notifies = true;
-            // The runtime still has to report the descriptor and the outcome of the exec.
-            ensure!(
-                !syscall.names().iter().any(|name| name == "write"),
-                "{}: SCMP_ACT_NOTIFY cannot be used for write, which the runtime needs after it \
-                 has loaded the filter",
-                at()
-            );
-        }
+        self.notifies |= syscall.action() == Action::ScmpActNotify;
         let args = syscall.args().as_deref().unwrap_or_default();
         let rules = self.add_rules(entry, args, action)?;
         // libseccomp refuses rules that only repeat the default, and so runc leaves them out.
@@ -223,13 +208,16 @@ impl Profile {
 
 /// A program that probes for new calls copes with ENOSYS, but not with EPERM or a signal. So calls
 /// newer than the profile itself, which the default would refuse, look as if the kernel did not
-/// have them (runc since 1.0.0-rc93). Tracers and logs are left their view of the call.
+/// have them (runc since 1.0.0-rc93). Tracers, agents and logs are left their view of the call.
 fn hides_newer(default: Action) -> bool {
-    !matches!(default, Action::ScmpActAllow | Action::ScmpActLog | Action::ScmpActTrace)
+    !matches!(
+        default,
+        Action::ScmpActAllow | Action::ScmpActLog | Action::ScmpActTrace | Action::ScmpActNotify
+    )
 }
 
 /// The `SECCOMP_RET_*` value of an action; `at` names the property of its errno.
-fn action(action: Action, errno: Option<u32>, at: impl Fn() -> String) -> Result<u32> {
+pub(super) fn action(action: Action, errno: Option<u32>, at: impl Fn() -> String) -> Result<u32> {
     let (code, max) = match action {
         Action::ScmpActKill | Action::ScmpActKillThread => (libc::SECCOMP_RET_KILL_THREAD, None),
         Action::ScmpActKillProcess => (libc::SECCOMP_RET_KILL_PROCESS, None),
@@ -288,7 +276,8 @@ pub(super) fn flags(seccomp: &LinuxSeccomp, notifies: bool) -> Result<u32> {
         Some(flags) => {
             for (index, flag) in flags.iter().enumerate() {
                 bits |= match flag {
-                    // The process that loads the filter has one thread.
+                    // The program starts with one thread, which loads the filter. One that may
+                    // stand beside it (see the agent) must not get the filter.
                     Flag::SeccompFilterFlagTsync => 0,
                     Flag::SeccompFilterFlagLog => libc::SECCOMP_FILTER_FLAG_LOG,
                     Flag::SeccompFilterFlagSpecAllow => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,

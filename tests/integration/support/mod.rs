@@ -1,5 +1,6 @@
 //! What every test builds on: one [`Sandbox`] a test, whose end checks that nothing is left.
 
+mod agent;
 mod command;
 mod config;
 mod console;
@@ -8,6 +9,7 @@ mod json;
 mod leftovers;
 mod sandbox;
 
+pub use agent::{Agent, Answer, Supervised};
 pub use command::{Output, Run};
 pub use config::{bind, default_config, remove_namespace, set_namespace};
 pub use console::{ConsoleSocket, Terminal};
