@@ -24,7 +24,7 @@ use crate::security::seccomp;
 use crate::spec::{self, Config, Namespaces, Process};
 use crate::state::{Folder, Init, InitFile, Record};
 use crate::sys::clone::{Forked, clone3};
-use crate::{cgroup, console, hooks, log, namespace, sys};
+use crate::{cgroup, console, hooks, log, namespace, netdev, sys};
 
 /// What the command line says beside the bundle.
 #[derive(Clone, Debug, Default)]
@@ -302,6 +302,7 @@ fn make(
         let stat = proc.stat(child.pid)?.context("the container's init is gone")?;
         init_file.write(Init { pid: child.pid, start_time: stat.start_time })?;
         drop(init_file);
+        netdev::move_all(&config.net_devices, child.pid, &child.pidfd)?;
         child.channel.send(&Message::Placed)?;
         let pid = child.pid;
         child.converse(options, &|| runtime_hooks(record, config, pid))?;

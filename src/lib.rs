@@ -12,6 +12,8 @@ pub mod init;
 pub mod launch;
 pub mod log;
 pub mod namespace;
+mod netdev;
+mod netlink;
 pub mod process;
 pub mod procfs;
 pub mod rootfs;

@@ -26,7 +26,7 @@ pub fn features() -> Result<()> {
             "intelRdt": {"enabled": false},
             "memoryPolicy": {"modes": memory_policy::MODES, "flags": memory_policy::FLAGS},
             "mountExtensions": {"idmap": {"enabled": false}},
-            "netDevices": {"enabled": false}
+            "netDevices": {"enabled": true}
         },
         "annotations": {
             "org.ultari.version": env!("CARGO_PKG_VERSION")

@@ -8,6 +8,7 @@ pub mod list;
 pub mod memory_policy;
 pub mod mount;
 pub mod namespace;
+pub mod net_device;
 pub mod process;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use serde_json::Value;
 pub use memory_policy::MemoryPolicy;
 pub use mount::{Mount, Propagation};
 pub use namespace::{IdMapping, Namespaces, TimeOffset};
+pub use net_device::NetDevice;
 pub use process::Process;
 
 /// The version of the specification that is implemented.
@@ -68,6 +70,8 @@ pub struct Config {
     pub personality: Option<u64>,
     /// Where memory comes from.
     pub memory_policy: Option<MemoryPolicy>,
+    /// Network devices of the host to take.
+    pub net_devices: Vec<NetDevice>,
     /// What is odd but no error.
     pub warnings: Vec<String>,
 }
@@ -294,7 +298,6 @@ fn check_version(version: &str) -> Result<()> {
 /// believe that a fence stands where none does.
 fn refuse_unsupported(linux: &oci::Linux) -> Result<()> {
     for (present, property) in [
-        (linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()), "linux.netDevices"),
         (linux.intel_rdt().is_some(), "linux.intelRdt"),
         (linux.mount_label().as_ref().is_some_and(|l| !l.is_empty()), "linux.mountLabel"),
     ] {
@@ -353,6 +356,11 @@ fn convert(spec: &oci::Spec, bundle: &Path, warnings: Vec<String>) -> Result<Con
             .and_then(|l| l.memory_policy().as_ref())
             .map(memory_policy::convert)
             .transpose()?,
+        net_devices: linux
+            .and_then(|l| l.net_devices().as_ref())
+            .map(net_device::convert)
+            .transpose()?
+            .unwrap_or_default(),
         warnings,
     };
     check_isolation(&config)?;
@@ -478,6 +486,9 @@ fn check_isolation(config: &Config) -> Result<()> {
     }
     if config.domainname.is_some() {
         need("domainname", Ns::Uts, "uts")?;
+    }
+    if !config.net_devices.is_empty() {
+        need("linux.netDevices", Ns::Network, "network")?;
     }
     if !config.masked_paths.is_empty() {
         need("linux.maskedPaths", Ns::Mount, "mount")?;

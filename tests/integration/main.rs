@@ -16,6 +16,7 @@ mod identity;
 mod leftovers;
 mod lifecycle;
 mod namespaces;
+mod net_devices;
 mod process;
 mod properties;
 mod real_configs;
