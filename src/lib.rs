@@ -16,6 +16,7 @@ mod netdev;
 mod netlink;
 pub mod process;
 pub mod procfs;
+pub mod resctrl;
 pub mod rootfs;
 pub mod seal;
 pub mod security;

@@ -23,7 +23,7 @@ pub fn features() -> Result<()> {
             "seccomp": ultari::security::seccomp::features(),
             "apparmor": {"enabled": true},
             "selinux": {"enabled": true},
-            "intelRdt": {"enabled": false},
+            "intelRdt": {"enabled": true, "schemata": true, "monitoring": true},
             "memoryPolicy": {"modes": memory_policy::MODES, "flags": memory_policy::FLAGS},
             "mountExtensions": {"idmap": {"enabled": false}},
             "netDevices": {"enabled": true}

@@ -4,6 +4,8 @@
 //! property is dropped silently: what cannot be served is refused here, by name.
 
 pub mod default;
+pub mod intel_rdt;
+pub mod json;
 pub mod list;
 pub mod memory_policy;
 pub mod mount;
@@ -18,6 +20,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use oci_spec::runtime as oci;
 use serde_json::Value;
 
+pub use intel_rdt::IntelRdt;
 pub use memory_policy::MemoryPolicy;
 pub use mount::{Mount, Propagation};
 pub use namespace::{IdMapping, Namespaces, TimeOffset};
@@ -70,6 +73,8 @@ pub struct Config {
     pub personality: Option<u64>,
     /// Where memory comes from.
     pub memory_policy: Option<MemoryPolicy>,
+    /// Shares of caches and memory bandwidth.
+    pub intel_rdt: Option<IntelRdt>,
     /// Network devices of the host to take.
     pub net_devices: Vec<NetDevice>,
     /// What is odd but no error.
@@ -150,12 +155,15 @@ pub fn parse(text: &[u8], bundle: &Path) -> Result<Config> {
     let mut affinity = None;
     if let Some(process) = value.get_mut("process") {
         affinity = process::take_affinity(process)?;
-        complete_process(process, &mut warnings);
+        json::complete_process(process, &mut warnings);
+    }
+    if let Some(linux) = value.get("linux") {
+        intel_rdt::warn_of_old(linux, &mut warnings);
     }
     if let Some(resources) = value.pointer_mut("/linux/resources") {
-        complete_resources(resources);
+        json::complete_resources(resources);
     }
-    let spec: oci::Spec = deserialize(value)?;
+    let spec: oci::Spec = json::deserialize(value)?;
     let mut config = convert(&spec, bundle, warnings)?;
     if let Some(process) = &mut config.process {
         process.exec_affinity = affinity;
@@ -170,113 +178,9 @@ pub fn parse(text: &[u8], bundle: &Path) -> Result<Config> {
 pub fn parse_process(text: &[u8], warnings: &mut Vec<String>) -> Result<Process> {
     let mut value: Value = serde_json::from_slice(text).context("not valid JSON")?;
     let exec_affinity = process::take_affinity(&mut value)?;
-    complete_process(&mut value, warnings);
-    let process: oci::Process = deserialize(value)?;
+    json::complete_process(&mut value, warnings);
+    let process: oci::Process = json::deserialize(value)?;
     Ok(Process { exec_affinity, ..process::convert(&process)? })
-}
-
-/// A limit of processes that is not set is none; the types would make it 0.
-pub fn complete_resources(resources: &mut Value) {
-    let Some(resources) = resources.as_object_mut() else { return };
-    let limit = |pids: &Value| pids.get("limit").is_some_and(|limit| !limit.is_null());
-    if resources.get("pids").is_some_and(|pids| pids.is_object() && !limit(pids)) {
-        resources.remove("pids");
-    }
-}
-
-/// What the types are stricter about than the specification: names of capabilities that nobody
-/// knows are to be a warning, and a missing user is root. Two flags of the scheduler have other
-/// names there.
-fn complete_process(process: &mut Value, warnings: &mut Vec<String>) {
-    let Some(process) = process.as_object_mut() else { return };
-    process.entry("user").or_insert_with(|| Value::Object(serde_json::Map::new()));
-    let flags = process.get_mut("scheduler").and_then(|scheduler| scheduler.get_mut("flags"));
-    for flag in flags.and_then(Value::as_array_mut).into_iter().flatten() {
-        match flag.as_str() {
-            Some("SCHED_FLAG_RESET_ON_FORK") => *flag = "SCHED_RESET_ON_FORK".into(),
-            Some("SCHED_FLAG_DL_OVERRUN") => *flag = "SCHED_FLAG_D_L_OVERRUN".into(),
-            _ => {}
-        }
-    }
-    let sets = process.get_mut("capabilities").and_then(Value::as_object_mut);
-    for set in sets.into_iter().flat_map(|sets| sets.values_mut()) {
-        let Some(names) = set.as_array_mut() else { continue };
-        names.retain(|name| {
-            let known = !name.is_string() || is_capability(name);
-            if !known {
-                let warning = format!("process.capabilities: {name} is unknown here; ignored");
-                if !warnings.contains(&warning) {
-                    warnings.push(warning);
-                }
-            }
-            known
-        });
-    }
-}
-
-fn is_capability(name: &Value) -> bool {
-    serde_json::from_value::<oci::Capability>(name.clone()).is_ok()
-}
-
-fn deserialize<T: serde::de::DeserializeOwned>(value: Value) -> Result<T> {
-    check_shape(&value, "")?;
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let path = error.path().to_string();
-        let error = error.into_inner();
-        if path == "." { anyhow!("{error}") } else { anyhow!("{path}: {error}") }
-    })
-}
-
-/// Properties that are objects. The types would take an array for one, by the order of its fields.
-const OBJECTS: [&str; 20] = [
-    "root",
-    "process",
-    "user",
-    "capabilities",
-    "consoleSize",
-    "scheduler",
-    "ioPriority",
-    "execCPUAffinity",
-    "hooks",
-    "linux",
-    "resources",
-    "memory",
-    "cpu",
-    "pids",
-    "blockIO",
-    "network",
-    "seccomp",
-    "personality",
-    "intelRdt",
-    "memoryPolicy",
-];
-
-/// Refuses arrays where the specification has objects.
-fn check_shape(value: &Value, path: &str) -> Result<()> {
-    match value {
-        Value::Object(properties) => {
-            for (name, property) in properties {
-                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                let array = property.is_array() && OBJECTS.contains(&name.as_str());
-                ensure!(!array, "{path}: must be an object, is an array");
-                if property.is_object() || property.is_array() {
-                    check_shape(property, &path)?;
-                }
-            }
-        }
-        Value::Array(elements) => {
-            for (index, element) in elements.iter().enumerate() {
-                if element.is_array() {
-                    bail!("{path}[{index}]: must be an object, is an array");
-                }
-                if element.is_object() {
-                    check_shape(element, &format!("{path}[{index}]"))?;
-                }
-            }
-        }
-        _ => {}
-    }
-    Ok(())
 }
 
 fn check_version(version: &str) -> Result<()> {
@@ -297,12 +201,8 @@ fn check_version(version: &str) -> Result<()> {
 /// Properties that are understood but not served yet. Refusing beats ignoring: nobody should
 /// believe that a fence stands where none does.
 fn refuse_unsupported(linux: &oci::Linux) -> Result<()> {
-    for (present, property) in [
-        (linux.intel_rdt().is_some(), "linux.intelRdt"),
-        (linux.mount_label().as_ref().is_some_and(|l| !l.is_empty()), "linux.mountLabel"),
-    ] {
-        ensure!(!present, "{property}: not supported yet; remove it to run this bundle");
-    }
+    let labelled = linux.mount_label().as_ref().is_some_and(|label| !label.is_empty());
+    ensure!(!labelled, "linux.mountLabel: not supported yet; remove it to run this bundle");
     Ok(())
 }
 
@@ -355,6 +255,10 @@ fn convert(spec: &oci::Spec, bundle: &Path, warnings: Vec<String>) -> Result<Con
         memory_policy: linux
             .and_then(|l| l.memory_policy().as_ref())
             .map(memory_policy::convert)
+            .transpose()?,
+        intel_rdt: linux
+            .and_then(|l| l.intel_rdt().as_ref())
+            .map(intel_rdt::convert)
             .transpose()?,
         net_devices: linux
             .and_then(|l| l.net_devices().as_ref())

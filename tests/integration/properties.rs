@@ -272,3 +272,46 @@ fn console_size_without_a_terminal_is_ignored() {
     sandbox.config["process"]["terminal"] = json!(true);
     sandbox.run().fails(1, &["process.consoleSize.height", "70000"]);
 }
+
+#[test]
+fn intel_rdt_without_resctrl_is_an_error() {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    if mounts.contains(" - resctrl ") {
+        skip!("resctrl is mounted here");
+    }
+    for value in [
+        json!({}),
+        json!({"closID": "gold"}),
+        json!({"schemata": ["L3:0=f"], "enableMonitoring": true}),
+    ] {
+        refuses(&["linux.intelRdt", "resctrl is not mounted"], |config| {
+            config["linux"]["intelRdt"] = value;
+        });
+    }
+}
+
+#[test]
+fn wrong_intel_rdt_is_refused_by_property() {
+    for (value, property) in [
+        (json!({"closID": "../x"}), "closID"),
+        (json!({"memBwSchema": "0=50"}), "memBwSchema"),
+        (json!({"l3CacheSchema": "L3:0=f\nMB:0=5"}), "l3CacheSchema"),
+        (json!({"schemata": ["L3:0=f\nMB:0=5"]}), "schemata"),
+        (json!({"enableMonitoring": "yes"}), "enableMonitoring"),
+    ] {
+        refuses(&[&format!("linux.intelRdt.{property}")], |config| {
+            config["linux"]["intelRdt"] = value;
+        });
+    }
+}
+
+#[test]
+fn features_list_what_is_served() {
+    let sandbox = Sandbox::new("featureprops");
+    let linux = sandbox.bare_call().arg("features").output().ok().json()["linux"].clone();
+    let rdt = json!({"enabled": true, "schemata": true, "monitoring": true});
+    assert_eq!(linux["intelRdt"], rdt);
+    assert_eq!(linux["netDevices"], json!({"enabled": true}));
+    assert_eq!(linux["memoryPolicy"]["modes"].as_array().unwrap().len(), 7);
+    assert_eq!(linux["memoryPolicy"]["flags"].as_array().unwrap().len(), 3);
+}
