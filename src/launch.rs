@@ -438,6 +438,7 @@ fn open_gate(child: &Child, path: &Path, socket: &OwnedFd) -> Result<()> {
 }
 
 /// Starts a further process in `container`, up to the point where its program could be executed.
+/// The caller stays on the processors of `process.execCPUAffinity.initial`, if there are any.
 ///
 /// # Errors
 /// When the container does not run, or the step and property that failed.

@@ -62,7 +62,7 @@ pub fn deserialize<T: serde::de::DeserializeOwned>(value: Value) -> Result<T> {
 }
 
 /// Properties that are objects. The types would take an array for one, by the order of its fields.
-const OBJECTS: [&str; 20] = [
+const OBJECTS: [&str; 19] = [
     "root",
     "process",
     "user",
@@ -70,7 +70,6 @@ const OBJECTS: [&str; 20] = [
     "consoleSize",
     "scheduler",
     "ioPriority",
-    "execCPUAffinity",
     "hooks",
     "linux",
     "resources",

@@ -71,6 +71,62 @@ fn deadline_scheduler_with_its_times_and_flags() {
 }
 
 #[test]
+fn hooks_can_run_before_a_program_with_deadlines() {
+    // Such a process can't fork, and startContainer hooks run in it.
+    let (runtime, period) = (2_000_000, 100_000_000);
+    let mut sandbox = scheduler(
+        "deadlinehook",
+        json!({"policy": "SCHED_DEADLINE", "runtime": runtime, "deadline": period, "period": period}),
+    );
+    sandbox.config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+    sandbox.config["hooks"] = json!({
+        "startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", "echo hook >&2"]}]
+    });
+    sandbox.args(&["/guest", "report", "fork 1"]);
+    let output = sandbox.run().ok();
+    let report = output.json();
+    assert_eq!(report.integer("/scheduler/policy"), 6);
+    assert_eq!(report.texts("/actions"), ["EAGAIN after 0"]);
+    sandbox.config.as_object_mut().unwrap().remove("hooks");
+    assert_eq!(sandbox.run().ok().json().integer("/scheduler/runtime"), runtime);
+}
+
+#[test]
+fn clamps_of_the_scheduler() {
+    for flag in ["SCHED_FLAG_UTIL_CLAMP_MIN", "SCHED_FLAG_UTIL_CLAMP_MAX"] {
+        let mut sandbox = scheduler("clamp", json!({"policy": "SCHED_BATCH", "flags": [flag]}));
+        sandbox.args(&["/guest", "report"]);
+        let output = sandbox.run();
+        if output.code == 0 {
+            assert_eq!(output.json().integer("/scheduler/policy"), 3);
+        } else {
+            // Few kernels are built with it.
+            output.fails(1, &["process.scheduler", "CONFIG_UCLAMP_TASK"]);
+        }
+    }
+}
+
+#[test]
+fn io_priority() {
+    let action = format!("syscall {} 1 0", nix::libc::SYS_ioprio_get);
+    for (class, priority, number) in
+        [("BE", 3, 2 << 13 | 3), ("RT", 0, 1 << 13), ("IDLE", 7, 3 << 13 | 7)]
+    {
+        let mut sandbox = Sandbox::new("ioprio");
+        sandbox.config["process"]["ioPriority"] =
+            json!({"class": format!("IOPRIO_CLASS_{class}"), "priority": priority});
+        assert_eq!(sandbox.attempt(&[&action]), [format!("ok {number}")], "{class}");
+    }
+    for (value, property) in [
+        (json!({"class": "IOPRIO_CLASS_BE", "priority": 8}), "process.ioPriority.priority"),
+        (json!({"class": "IOPRIO_CLASS_BE", "priority": -1}), "process.ioPriority.priority"),
+        (json!({"class": "IOPRIO_CLASS_NO", "priority": 1}), "process.ioPriority.class"),
+    ] {
+        refuses(&[property], |config| config["process"]["ioPriority"] = value);
+    }
+}
+
+#[test]
 fn scheduler_of_exec() {
     let sandbox = Sandbox::with_script("execsched", "exec sleep 100");
     sandbox.run_detached();
