@@ -1,6 +1,6 @@
 //! The little of rtnetlink(7) that moving a network device takes.
 //!
-//! Own code, not a library of all its messages: it is three requests, and the attributes of
+//! Own code, not a library of all its messages: it is four requests, and the attributes of
 //! addresses are handed on as the bytes that the kernel gave.
 
 use std::os::fd::{AsRawFd, OwnedFd};
