@@ -123,7 +123,7 @@ fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>>
     run_hooks_before_pivot(plan, channel)?;
     // Still before the pivot: the host's null device can be attached only while it is in sight.
     mask::make_readonly(&root, &config.readonly_paths)?;
-    mask::mask(&root, &config.masked_paths, &null)?;
+    mask::mask(&root, &config.masked_paths, &null, config.mount_label.as_deref())?;
     rootfs::pivot(&root, config, plan.no_pivot)?;
     apply_sysctl(config, plan.common.proc)?;
     Ok(console)
@@ -193,6 +193,7 @@ fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
     let around = mounts::Surroundings {
         cgroup: &plan.record.cgroup,
         cgroup_namespace: config.namespaces.get(Ns::Cgroup).is_some(),
+        label: config.mount_label.as_deref(),
     };
     let mut placed = false;
     let mut late = Vec::new();

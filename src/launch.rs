@@ -20,7 +20,7 @@ use crate::container::{Container, Status, state_json, wait_for_exec};
 use crate::init::{self, Common, Gate, NewContainer};
 use crate::procfs::Proc;
 use crate::resctrl::Groups;
-use crate::rootfs::mounts;
+use crate::rootfs::idmap;
 use crate::security::seccomp;
 use crate::spec::{self, Config, Namespaces, Process};
 use crate::state::{Folder, Init, InitFile, Record};
@@ -185,6 +185,19 @@ fn pass_descriptors(process: &mut Process, options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Takes away the capabilities that are not there to be given. In a user namespace all are.
+fn limit_capabilities(process: &mut Process, namespaces: &Namespaces) -> Result<()> {
+    if namespaces.get(Ns::User).is_some() {
+        return Ok(());
+    }
+    let missing = process.capabilities.limit_to_available()?;
+    if !missing.is_empty() {
+        let names = missing.join(", ");
+        log::warning(&format!("process.capabilities: not available here: {names}"));
+    }
+    Ok(())
+}
+
 fn keyring(options: &Options, id: &str) -> Result<Option<CString>> {
     match options.no_new_keyring {
         true => Ok(None),
@@ -207,12 +220,7 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
     namespace::check_support(&config.namespaces)?;
     if let Some(process) = &mut config.process {
         pass_descriptors(process, options)?;
-        let missing = process.capabilities.limit_to_available()?;
-        if !missing.is_empty() {
-            config
-                .warnings
-                .push(format!("process.capabilities: not available here: {}", missing.join(", ")));
-        }
+        limit_capabilities(process, &config.namespaces)?;
     }
     config.warnings.iter().for_each(|warning| log::warning(warning));
     let filter = compile(&config)?;
@@ -278,14 +286,10 @@ fn make(
         Some(socket) => Gate::Socket(socket.try_clone().context("duplicate the gate's socket")?),
         None => Gate::Channel,
     };
-    // In a user namespace the child may not reach the sources; from here they can be.
-    let user_namespace = config.namespaces.get(Ns::User).is_some();
-    let open = |mount| if user_namespace { mounts::open_source(mount) } else { Ok(None) };
-    let sources = config.mounts.iter().map(open).collect::<Result<_>>()?;
     let plan = NewContainer {
         config,
         record,
-        sources,
+        sources: idmap::open_sources(config, proc)?,
         no_pivot: options.no_pivot,
         init_file,
         gate: child_gate,
@@ -302,7 +306,9 @@ fn make(
     let (mut child, init_file) = clone_init(plan, &cgroup)?;
     let outcome = (|| {
         if config.namespaces.is_new(Ns::User) {
-            namespace::write_id_maps(&config.namespaces, proc, child.pid)?;
+            let maps = &config.namespaces;
+            let (uids, gids) = (&maps.uid_mappings, &maps.gid_mappings);
+            namespace::write_id_maps("linux", uids, gids, proc, child.pid)?;
             child.channel.send(&Message::Mapped)?;
         }
         log::debug(|| format!("init of container {} is process {}", record.id, child.pid));
@@ -445,9 +451,10 @@ fn open_gate(child: &Child, path: &Path, socket: &OwnedFd) -> Result<()> {
 pub fn exec(container: &Container, process: &mut Process, options: &Options) -> Result<Child> {
     check_terminal(Some(process), options)?;
     pass_descriptors(process, options)?;
-    let process = &*process;
     let id = &container.record.id;
     let config = container.config()?;
+    limit_capabilities(process, &config.namespaces)?;
+    let process = &*process;
     let (target, _) = container
         .init_pidfd()?
         .with_context(|| format!("cannot exec in container {id}: it is stopped"))?;

@@ -49,6 +49,26 @@ pub fn move_all(devices: &[NetDevice], pid: i32, pidfd: &OwnedFd) -> Result<()> 
     Ok(())
 }
 
+/// Whether all of `devices` are in the caller's network namespace; moves nothing.
+///
+/// # Errors
+/// Names the device that is not.
+pub fn check(devices: &[NetDevice]) -> Result<()> {
+    if devices.is_empty() {
+        return Ok(());
+    }
+    let host = Socket::open().context("linux.netDevices: open a netlink socket")?;
+    devices.iter().try_for_each(|device| index_on_host(device, &host).map(drop))
+}
+
+fn index_on_host(device: &NetDevice, host: &Socket) -> Result<u32> {
+    let property = format!("linux.netDevices.{}", device.name);
+    let index = look_up(host, &device.name).with_context(|| format!("{property}: look it up"))?;
+    index.with_context(|| {
+        format!("{property}: there is no such device in the runtime's network namespace")
+    })
+}
+
 /// A socket in the network namespace of another process: a socket stays in that of its making.
 fn socket_inside(pidfd: &OwnedFd) -> Result<Socket> {
     let own =
@@ -62,13 +82,7 @@ fn socket_inside(pidfd: &OwnedFd) -> Result<Socket> {
 
 fn find<'a>(device: &'a NetDevice, host: &Socket, inside: &Socket) -> Result<Found<'a>> {
     let NetDevice { name, target } = device;
-    let index =
-        look_up(host, name).with_context(|| format!("linux.netDevices.{name}: look it up"))?;
-    let index = index.with_context(|| {
-        format!(
-            "linux.netDevices.{name}: there is no such device in the runtime's network namespace"
-        )
-    })?;
+    let index = index_on_host(device, host)?;
     if !device.is_template() {
         let there = look_up(inside, target)
             .with_context(|| format!("linux.netDevices.{name}: look for {target} inside"))?;

@@ -167,11 +167,15 @@ fn check_cwd(cwd: &Path) -> Result<()> {
     Ok(())
 }
 
+/// As much of the image's /etc/passwd as is read, in bytes.
+const MAX_PASSWD: u64 = 1024 * 1024;
+
 /// `env` with `HOME` from the container's /etc/passwd when it is not set, as login shells and
 /// runc have it.
 pub fn with_home(mut env: Vec<CString>, uid: u32) -> Vec<CString> {
     if !env.iter().any(|entry| env_name(entry.as_bytes()) == b"HOME") {
-        let home = std::fs::read_to_string("/etc/passwd").ok().and_then(|text| home(&text, uid));
+        let text = executable::head(c"/etc/passwd", MAX_PASSWD).unwrap_or_default();
+        let home = home(&String::from_utf8_lossy(&text), uid);
         env.extend(CString::new(format!("HOME={}", home.as_deref().unwrap_or("/"))));
     }
     env

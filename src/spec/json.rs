@@ -111,3 +111,35 @@ fn check_shape(value: &Value, path: &str) -> Result<()> {
     }
     Ok(())
 }
+
+/// Properties of a config.json that the specification does not have.
+pub fn unknown_properties(value: &Value) -> Vec<String> {
+    let mut unknown = Vec::new();
+    let collect = |path: serde_ignored::Path| unknown.push(path.to_string().replace(".?", ""));
+    // What is not of the right type is reported elsewhere.
+    let _: Result<oci::Spec, _> = serde_ignored::deserialize(value, collect);
+    unknown
+}
+
+/// The properties that a config.json has, down to two levels below `process` and `linux`.
+pub fn property_paths(value: &Value) -> Vec<String> {
+    let mut paths = Vec::new();
+    let names = |value: &Value| -> Vec<String> {
+        value.as_object().map(|object| object.keys().cloned().collect()).unwrap_or_default()
+    };
+    for name in names(value) {
+        if !matches!(name.as_str(), "process" | "linux" | "root" | "hooks") {
+            paths.push(name);
+            continue;
+        }
+        for inner in names(&value[&name]) {
+            if inner != "resources" {
+                paths.push(format!("{name}.{inner}"));
+                continue;
+            }
+            let resources = names(&value[&name][&inner]);
+            paths.extend(resources.into_iter().map(|last| format!("{name}.{inner}.{last}")));
+        }
+    }
+    paths
+}

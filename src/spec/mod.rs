@@ -14,6 +14,7 @@ pub mod net_device;
 pub mod process;
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -21,6 +22,7 @@ use oci_spec::runtime as oci;
 use serde_json::Value;
 
 pub use intel_rdt::IntelRdt;
+pub use json::{property_paths, unknown_properties};
 pub use memory_policy::MemoryPolicy;
 pub use mount::{Mount, Propagation};
 pub use namespace::{IdMapping, Namespaces, TimeOffset};
@@ -49,6 +51,8 @@ pub struct Config {
     pub domainname: Option<String>,
     /// What to mount, in order.
     pub mounts: Vec<Mount>,
+    /// SELinux context of new filesystems; none when SELinux is not enabled.
+    pub mount_label: Option<CString>,
     /// Programs to run at points of the life cycle.
     pub hooks: Hooks,
     /// Free-form labels.
@@ -198,23 +202,12 @@ fn check_version(version: &str) -> Result<()> {
     Ok(())
 }
 
-/// Properties that are understood but not served yet. Refusing beats ignoring: nobody should
-/// believe that a fence stands where none does.
-fn refuse_unsupported(linux: &oci::Linux) -> Result<()> {
-    let labelled = linux.mount_label().as_ref().is_some_and(|label| !label.is_empty());
-    ensure!(!labelled, "linux.mountLabel: not supported yet; remove it to run this bundle");
-    Ok(())
-}
-
-fn convert(spec: &oci::Spec, bundle: &Path, warnings: Vec<String>) -> Result<Config> {
+fn convert(spec: &oci::Spec, bundle: &Path, mut warnings: Vec<String>) -> Result<Config> {
     check_version(spec.version())?;
     let root = spec.root().as_ref().context("root: missing; it names the root filesystem")?;
     ensure!(!root.path().as_os_str().is_empty(), "root.path: empty");
     let linux = spec.linux().as_ref();
     let namespaces = namespace::convert(linux)?;
-    if let Some(linux) = linux {
-        refuse_unsupported(linux)?;
-    }
     let list = |paths: Option<&Option<Vec<String>>>, property: &str| {
         absolute_paths(paths.and_then(|p| p.as_deref()).unwrap_or_default(), property)
     };
@@ -232,8 +225,13 @@ fn convert(spec: &oci::Spec, bundle: &Path, warnings: Vec<String>) -> Result<Con
         hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
         domainname: spec.domainname().clone().filter(|name| !name.is_empty()),
         mounts: (mounts.iter().enumerate())
-            .map(|(index, mount)| mount::convert(index, mount, bundle))
+            .map(|(index, mount)| mount::convert(index, mount, bundle, &namespaces))
             .collect::<Result<_>>()?,
+        mount_label: linux
+            .and_then(|l| l.mount_label().as_deref())
+            .map(|label| mount::label(label, &mut warnings))
+            .transpose()?
+            .flatten(),
         hooks: spec.hooks().as_ref().map(hooks).transpose()?.unwrap_or_default(),
         annotations: annotations(spec)?,
         namespaces,
@@ -272,7 +270,7 @@ fn convert(spec: &oci::Spec, bundle: &Path, warnings: Vec<String>) -> Result<Con
 }
 
 fn rootfs_propagation(word: &str) -> Result<Propagation> {
-    Propagation::parse(word).map(|p| Propagation { recursive: true, ..p }).with_context(|| {
+    Propagation::parse(word).with_context(|| {
         format!("linux.rootfsPropagation: {word:?} is none of shared, slave, private, unbindable")
     })
 }

@@ -7,14 +7,17 @@
 
 mod bad_input;
 mod cgroups;
+mod check;
 mod escapes;
 mod exec;
 mod features;
 mod filesystem;
 mod hooks;
 mod identity;
+mod idmap;
 mod leftovers;
 mod lifecycle;
+mod mounts;
 mod namespaces;
 mod net_devices;
 mod process;
