@@ -12,11 +12,13 @@ use oci_spec::runtime::{LinuxNamespaceType as Ns, LinuxResources};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::procfs::Proc;
+use crate::resctrl::Groups;
 use crate::rootfs::root::Root;
 use crate::security::seccomp;
 use crate::spec::mount::Kind;
 use crate::spec::{self, Config, Process};
-use crate::{cgroup, namespace};
+use crate::{cgroup, namespace, netdev};
 
 /// How a property would fare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -186,6 +188,16 @@ fn check_host(config: &Config, report: &mut Report) {
         }
     }
     check_hooks(config, report);
+    if let Err(error) = netdev::check(&config.net_devices) {
+        report.refuse(&error);
+    }
+    let located = Proc::open().and_then(|proc| match &config.intel_rdt {
+        Some(rdt) => Groups::locate(rdt, "a container", &proc).map(drop),
+        None => Ok(()),
+    });
+    if let Err(error) = located {
+        report.refuse(&error);
+    }
     match config.seccomp.as_ref().map(seccomp::compile) {
         Some(Err(error)) => report.refuse(&error.context("linux.seccomp")),
         Some(Ok(filter)) => {

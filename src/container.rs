@@ -359,6 +359,7 @@ impl Container {
         }
         let cgroup = self.record.cgroup.open();
         errors.extend(cgroup.and_then(|cgroup| cgroup.remove()).err());
+        errors.extend(self.record.resctrl.as_ref().and_then(|groups| groups.remove().err()));
         errors.extend(self.folder.remove().err());
         if let Ok(config) = &config {
             self.poststop(config);

@@ -320,6 +320,12 @@ fn become_program(
     (start_hooks, state): (&[Hook], &dyn Fn() -> String),
 ) -> Result<Infallible> {
     prepare(plan, console)?;
+    // A process with deadlines may not fork, as hooks have to.
+    let (early, late) = match start_hooks.is_empty() {
+        true => (plan.process, None),
+        false => (None, plan.process),
+    };
+    early.map_or(Ok(()), process::apply_scheduler)?;
     channel.send(&Message::Ready)?;
     channel.expect(&Message::Start)?;
     if let Gate::Socket(socket) = gate {
@@ -333,6 +339,7 @@ fn become_program(
         let _ = channel.send(&Message::HookFailed(format!("{error:#}")));
         exit_now(1);
     }
+    late.map_or(Ok(()), process::apply_scheduler)?;
     Err(process::exec(process, plan.filter.as_ref(), channel))
 }
 

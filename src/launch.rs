@@ -19,12 +19,13 @@ use crate::channel::{Channel, Message};
 use crate::container::{Container, Status, state_json, wait_for_exec};
 use crate::init::{self, Common, Gate, NewContainer};
 use crate::procfs::Proc;
+use crate::resctrl::Groups;
 use crate::rootfs::idmap;
 use crate::security::seccomp;
 use crate::spec::{self, Config, Namespaces, Process};
 use crate::state::{Folder, Init, InitFile, Record};
 use crate::sys::clone::{Forked, clone3};
-use crate::{cgroup, console, hooks, log, namespace, sys};
+use crate::{cgroup, console, hooks, log, namespace, netdev, sys};
 
 /// What the command line says beside the bundle.
 #[derive(Clone, Debug, Default)]
@@ -231,6 +232,9 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
     config.warnings.iter().for_each(|warning| log::warning(warning));
     let filter = compile(&config)?;
     let proc = Proc::open()?;
+    let resctrl = (config.intel_rdt.as_ref())
+        .map(|rdt| Groups::locate(rdt, &options.id, &proc))
+        .transpose()?;
     let record = Record {
         oci_version: config.oci_version.clone(),
         id: options.id.clone(),
@@ -240,6 +244,7 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
         owner: nix::unistd::geteuid().as_raw(),
         annotations: config.annotations.clone(),
         cgroup: cgroup::Location::locate(config.cgroups_path.as_deref(), &options.id)?,
+        resctrl,
     };
     let folder = Folder::create(&options.root, &options.id)?;
     let init_file = folder.create_init().inspect_err(|_| drop(folder.remove()))?;
@@ -273,6 +278,9 @@ fn make(
     let proc = container.proc();
     let (cgroup, warnings) = record.cgroup.create(config.resources.as_ref())?;
     warnings.iter().for_each(|warning| log::warning(warning));
+    if let (Some(groups), Some(rdt)) = (&record.resctrl, &config.intel_rdt) {
+        groups.create(rdt)?;
+    }
     let gate_socket = match gate {
         Some(_) => {
             let flags = SockFlag::SOCK_CLOEXEC;
@@ -311,10 +319,11 @@ fn make(
             child.channel.send(&Message::Mapped)?;
         }
         log::debug(|| format!("init of container {} is process {}", record.id, child.pid));
-        place(&child, &cgroup, config.process.as_ref(), proc)?;
+        place(&child, &cgroup, record, config.process.as_ref(), proc)?;
         let stat = proc.stat(child.pid)?.context("the container's init is gone")?;
         init_file.write(Init { pid: child.pid, start_time: stat.start_time })?;
         drop(init_file);
+        netdev::move_all(&config.net_devices, child.pid, &child.pidfd)?;
         child.channel.send(&Message::Placed)?;
         let pid = child.pid;
         child.converse(options, &|| runtime_hooks(record, config, pid))?;
@@ -400,15 +409,19 @@ fn fork(namespaces: &Namespaces, cgroup: &cgroup::Cgroup, proc: &Proc) -> Result
     Ok(Forked::Parent { pid, pidfd })
 }
 
-/// What only the parent may do to the child: its cgroups, its rank for the OOM killer.
+/// What only the parent may do to the child: its cgroups and resctrl groups, its rank for the OOM killer.
 fn place(
     child: &Child,
     cgroup: &cgroup::Cgroup,
+    record: &Record,
     process: Option<&Process>,
     proc: &Proc,
 ) -> Result<()> {
     if cgroup.clone_fd().is_none() {
         cgroup.add(child.pid)?;
+    }
+    if let Some(groups) = &record.resctrl {
+        groups.add(child.pid)?;
     }
     if let Some(score) = process.and_then(|process| process.oom_score_adj) {
         proc.write(&format!("{}/oom_score_adj", child.pid), &score.to_string()).with_context(
@@ -438,6 +451,7 @@ fn open_gate(child: &Child, path: &Path, socket: &OwnedFd) -> Result<()> {
 }
 
 /// Starts a further process in `container`, up to the point where its program could be executed.
+/// The caller stays on the processors of `process.execCPUAffinity.initial`, if there are any.
 ///
 /// # Errors
 /// When the container does not run, or the step and property that failed.
@@ -483,7 +497,7 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
         Forked::Parent { pid, pidfd } => Child { pid, pidfd, console: None, first: false, channel },
     };
     drop(theirs);
-    let outcome = place(&child, &cgroup, Some(process), proc)
+    let outcome = place(&child, &cgroup, &container.record, Some(process), proc)
         .and_then(|()| child.channel.send(&Message::Placed))
         .and_then(|()| child.converse(options, &|| Ok(())));
     match outcome {

@@ -15,7 +15,7 @@ use crate::spec::process::{Affinity, env_name};
 use crate::spec::{MemoryPolicy, Process};
 use crate::{executable, sys};
 
-/// Limits and scheduling: what needs the privileges that go with the identity.
+/// Limits: what needs the privileges that go with the identity.
 ///
 /// # Errors
 /// Names the property.
@@ -31,9 +31,21 @@ pub fn apply_limits(process: &Process) -> Result<()> {
     if let Some(value) = process.io_priority {
         sys::process::set_io_priority(value).context("process.ioPriority")?;
     }
+    sys::process::umask(process.user.umask.unwrap_or(0o022));
+    Ok(())
+}
+
+/// The scheduling policy. By now the user has changed, but its permission is still there.
+///
+/// # Errors
+/// When the kernel refuses it, with what it may want.
+pub fn apply_scheduler(process: &Process) -> Result<()> {
     if let Some(scheduler) = process.scheduler {
         sys::process::set_scheduler(scheduler).with_context(|| {
             let hint = match scheduler.policy {
+                _ if scheduler.flags & 0x60 != 0 => {
+                    "clamping needs a kernel with CONFIG_UCLAMP_TASK"
+                }
                 1 | 2 => "needs CAP_SYS_NICE and real-time time in the container's cgroup",
                 4 => "Linux has no SCHED_ISO",
                 6 => "needs CAP_SYS_NICE, runtime <= deadline <= period, and all processors",
@@ -42,7 +54,6 @@ pub fn apply_limits(process: &Process) -> Result<()> {
             format!("process.scheduler: set it ({hint})")
         })?;
     }
-    sys::process::umask(process.user.umask.unwrap_or(0o022));
     Ok(())
 }
 

@@ -23,7 +23,7 @@ use nix::fcntl::{OFlag, open, openat, renameat};
 use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup;
+use crate::{cgroup, resctrl};
 
 /// What is known of a container before it exists.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -46,6 +46,9 @@ pub struct Record {
     pub annotations: BTreeMap<String, String>,
     /// Where its cgroup is.
     pub cgroup: cgroup::Location,
+    /// Where its groups in resctrl are.
+    #[serde(default)]
+    pub resctrl: Option<resctrl::Groups>,
 }
 
 /// Pid and start time of a container's first process.

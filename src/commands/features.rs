@@ -23,10 +23,10 @@ pub fn features() -> Result<()> {
             "seccomp": ultari::security::seccomp::features(),
             "apparmor": {"enabled": true},
             "selinux": {"enabled": true},
-            "intelRdt": {"enabled": false},
+            "intelRdt": {"enabled": true, "schemata": true, "monitoring": true},
             "memoryPolicy": {"modes": memory_policy::MODES, "flags": memory_policy::FLAGS},
             "mountExtensions": {"idmap": {"enabled": true}},
-            "netDevices": {"enabled": false}
+            "netDevices": {"enabled": true}
         },
         "annotations": {
             "org.ultari.version": env!("CARGO_PKG_VERSION")

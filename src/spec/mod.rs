@@ -4,10 +4,13 @@
 //! property is dropped silently: what cannot be served is refused here, by name.
 
 pub mod default;
+pub mod intel_rdt;
+pub mod json;
 pub mod list;
 pub mod memory_policy;
 pub mod mount;
 pub mod namespace;
+pub mod net_device;
 pub mod process;
 
 use std::collections::BTreeMap;
@@ -18,9 +21,12 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use oci_spec::runtime as oci;
 use serde_json::Value;
 
+pub use intel_rdt::IntelRdt;
+pub use json::{property_paths, unknown_properties};
 pub use memory_policy::MemoryPolicy;
 pub use mount::{Mount, Propagation};
 pub use namespace::{IdMapping, Namespaces, TimeOffset};
+pub use net_device::NetDevice;
 pub use process::Process;
 
 /// The version of the specification that is implemented.
@@ -71,6 +77,10 @@ pub struct Config {
     pub personality: Option<u64>,
     /// Where memory comes from.
     pub memory_policy: Option<MemoryPolicy>,
+    /// Shares of caches and memory bandwidth.
+    pub intel_rdt: Option<IntelRdt>,
+    /// Network devices of the host to take.
+    pub net_devices: Vec<NetDevice>,
     /// What is odd but no error.
     pub warnings: Vec<String>,
 }
@@ -149,12 +159,15 @@ pub fn parse(text: &[u8], bundle: &Path) -> Result<Config> {
     let mut affinity = None;
     if let Some(process) = value.get_mut("process") {
         affinity = process::take_affinity(process)?;
-        complete_process(process, &mut warnings);
+        json::complete_process(process, &mut warnings);
+    }
+    if let Some(linux) = value.get("linux") {
+        intel_rdt::warn_of_old(linux, &mut warnings);
     }
     if let Some(resources) = value.pointer_mut("/linux/resources") {
-        complete_resources(resources);
+        json::complete_resources(resources);
     }
-    let spec: oci::Spec = deserialize(value)?;
+    let spec: oci::Spec = json::deserialize(value)?;
     let mut config = convert(&spec, bundle, warnings)?;
     if let Some(process) = &mut config.process {
         process.exec_affinity = affinity;
@@ -169,145 +182,9 @@ pub fn parse(text: &[u8], bundle: &Path) -> Result<Config> {
 pub fn parse_process(text: &[u8], warnings: &mut Vec<String>) -> Result<Process> {
     let mut value: Value = serde_json::from_slice(text).context("not valid JSON")?;
     let exec_affinity = process::take_affinity(&mut value)?;
-    complete_process(&mut value, warnings);
-    let process: oci::Process = deserialize(value)?;
+    json::complete_process(&mut value, warnings);
+    let process: oci::Process = json::deserialize(value)?;
     Ok(Process { exec_affinity, ..process::convert(&process)? })
-}
-
-/// A limit of processes that is not set is none; the types would make it 0.
-pub fn complete_resources(resources: &mut Value) {
-    let Some(resources) = resources.as_object_mut() else { return };
-    let limit = |pids: &Value| pids.get("limit").is_some_and(|limit| !limit.is_null());
-    if resources.get("pids").is_some_and(|pids| pids.is_object() && !limit(pids)) {
-        resources.remove("pids");
-    }
-}
-
-/// What the types are stricter about than the specification: names of capabilities that nobody
-/// knows are to be a warning, and a missing user is root. Two flags of the scheduler have other
-/// names there.
-fn complete_process(process: &mut Value, warnings: &mut Vec<String>) {
-    let Some(process) = process.as_object_mut() else { return };
-    process.entry("user").or_insert_with(|| Value::Object(serde_json::Map::new()));
-    let flags = process.get_mut("scheduler").and_then(|scheduler| scheduler.get_mut("flags"));
-    for flag in flags.and_then(Value::as_array_mut).into_iter().flatten() {
-        match flag.as_str() {
-            Some("SCHED_FLAG_RESET_ON_FORK") => *flag = "SCHED_RESET_ON_FORK".into(),
-            Some("SCHED_FLAG_DL_OVERRUN") => *flag = "SCHED_FLAG_D_L_OVERRUN".into(),
-            _ => {}
-        }
-    }
-    let sets = process.get_mut("capabilities").and_then(Value::as_object_mut);
-    for set in sets.into_iter().flat_map(|sets| sets.values_mut()) {
-        let Some(names) = set.as_array_mut() else { continue };
-        names.retain(|name| {
-            let known = !name.is_string() || is_capability(name);
-            if !known {
-                let warning = format!("process.capabilities: {name} is unknown here; ignored");
-                if !warnings.contains(&warning) {
-                    warnings.push(warning);
-                }
-            }
-            known
-        });
-    }
-}
-
-fn is_capability(name: &Value) -> bool {
-    serde_json::from_value::<oci::Capability>(name.clone()).is_ok()
-}
-
-fn deserialize<T: serde::de::DeserializeOwned>(value: Value) -> Result<T> {
-    check_shape(&value, "")?;
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let path = error.path().to_string();
-        let error = error.into_inner();
-        if path == "." { anyhow!("{error}") } else { anyhow!("{path}: {error}") }
-    })
-}
-
-/// Properties that are objects. The types would take an array for one, by the order of its fields.
-const OBJECTS: [&str; 20] = [
-    "root",
-    "process",
-    "user",
-    "capabilities",
-    "consoleSize",
-    "scheduler",
-    "ioPriority",
-    "execCPUAffinity",
-    "hooks",
-    "linux",
-    "resources",
-    "memory",
-    "cpu",
-    "pids",
-    "blockIO",
-    "network",
-    "seccomp",
-    "personality",
-    "intelRdt",
-    "memoryPolicy",
-];
-
-/// Refuses arrays where the specification has objects.
-fn check_shape(value: &Value, path: &str) -> Result<()> {
-    match value {
-        Value::Object(properties) => {
-            for (name, property) in properties {
-                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                let array = property.is_array() && OBJECTS.contains(&name.as_str());
-                ensure!(!array, "{path}: must be an object, is an array");
-                if property.is_object() || property.is_array() {
-                    check_shape(property, &path)?;
-                }
-            }
-        }
-        Value::Array(elements) => {
-            for (index, element) in elements.iter().enumerate() {
-                if element.is_array() {
-                    bail!("{path}[{index}]: must be an object, is an array");
-                }
-                if element.is_object() {
-                    check_shape(element, &format!("{path}[{index}]"))?;
-                }
-            }
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
-/// Properties of a config.json that the specification does not have.
-pub fn unknown_properties(value: &Value) -> Vec<String> {
-    let mut unknown = Vec::new();
-    let collect = |path: serde_ignored::Path| unknown.push(path.to_string().replace(".?", ""));
-    // What is not of the right type is reported elsewhere.
-    let _: Result<oci::Spec, _> = serde_ignored::deserialize(value, collect);
-    unknown
-}
-
-/// The properties that a config.json has, down to two levels below `process` and `linux`.
-pub fn property_paths(value: &Value) -> Vec<String> {
-    let mut paths = Vec::new();
-    let names = |value: &Value| -> Vec<String> {
-        value.as_object().map(|object| object.keys().cloned().collect()).unwrap_or_default()
-    };
-    for name in names(value) {
-        if !matches!(name.as_str(), "process" | "linux" | "root" | "hooks") {
-            paths.push(name);
-            continue;
-        }
-        for inner in names(&value[&name]) {
-            if inner != "resources" {
-                paths.push(format!("{name}.{inner}"));
-                continue;
-            }
-            let resources = names(&value[&name][&inner]);
-            paths.extend(resources.into_iter().map(|last| format!("{name}.{inner}.{last}")));
-        }
-    }
-    paths
 }
 
 fn check_version(version: &str) -> Result<()> {
@@ -325,27 +202,12 @@ fn check_version(version: &str) -> Result<()> {
     Ok(())
 }
 
-/// Properties that are understood but not served yet. Refusing beats ignoring: nobody should
-/// believe that a fence stands where none does.
-fn refuse_unsupported(linux: &oci::Linux) -> Result<()> {
-    for (present, property) in [
-        (linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()), "linux.netDevices"),
-        (linux.intel_rdt().is_some(), "linux.intelRdt"),
-    ] {
-        ensure!(!present, "{property}: not supported yet; remove it to run this bundle");
-    }
-    Ok(())
-}
-
 fn convert(spec: &oci::Spec, bundle: &Path, mut warnings: Vec<String>) -> Result<Config> {
     check_version(spec.version())?;
     let root = spec.root().as_ref().context("root: missing; it names the root filesystem")?;
     ensure!(!root.path().as_os_str().is_empty(), "root.path: empty");
     let linux = spec.linux().as_ref();
     let namespaces = namespace::convert(linux)?;
-    if let Some(linux) = linux {
-        refuse_unsupported(linux)?;
-    }
     let list = |paths: Option<&Option<Vec<String>>>, property: &str| {
         absolute_paths(paths.and_then(|p| p.as_deref()).unwrap_or_default(), property)
     };
@@ -392,6 +254,15 @@ fn convert(spec: &oci::Spec, bundle: &Path, mut warnings: Vec<String>) -> Result
             .and_then(|l| l.memory_policy().as_ref())
             .map(memory_policy::convert)
             .transpose()?,
+        intel_rdt: linux
+            .and_then(|l| l.intel_rdt().as_ref())
+            .map(intel_rdt::convert)
+            .transpose()?,
+        net_devices: linux
+            .and_then(|l| l.net_devices().as_ref())
+            .map(net_device::convert)
+            .transpose()?
+            .unwrap_or_default(),
         warnings,
     };
     check_isolation(&config)?;
@@ -517,6 +388,9 @@ fn check_isolation(config: &Config) -> Result<()> {
     }
     if config.domainname.is_some() {
         need("domainname", Ns::Uts, "uts")?;
+    }
+    if !config.net_devices.is_empty() {
+        need("linux.netDevices", Ns::Network, "network")?;
     }
     if !config.masked_paths.is_empty() {
         need("linux.maskedPaths", Ns::Mount, "mount")?;

@@ -42,6 +42,12 @@ fn what_it_refuses_create_refuses() {
             config["process"]["rlimits"] =
                 json!([{"type": "RLIMIT_NOFILE", "soft": 1, "hard": 1u64 << 40}]);
         }),
+        ("linux.netDevices.none", |config| {
+            config["linux"]["netDevices"] = json!({"none": {"name": "eth0"}});
+        }),
+        ("linux.intelRdt", |config| {
+            config["linux"]["intelRdt"] = json!({"closID": "no-such-group"});
+        }),
         ("process.cwd", |config| config["process"]["cwd"] = json!("tmp")),
         ("linux.namespaces", |config| {
             config["linux"]["namespaces"][0]["path"] = json!("/no/such/namespace");

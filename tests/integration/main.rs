@@ -19,6 +19,7 @@ mod leftovers;
 mod lifecycle;
 mod mounts;
 mod namespaces;
+mod net_devices;
 mod process;
 mod properties;
 mod real_configs;

@@ -203,7 +203,8 @@ fn time_offsets_need_a_time_namespace() {
     sandbox.run().fails(1, &["time"]);
 }
 
-fn with_user_namespace(sandbox: &mut Sandbox) {
+/// Maps 65536 ids from 100000 on, to whom the rootfs belongs.
+pub fn with_user_namespace(sandbox: &mut Sandbox) {
     set_namespace(&mut sandbox.config, "user", None);
     let map = json!([{"containerID": 0, "hostID": 100000, "size": 65536}]);
     sandbox.config["linux"]["uidMappings"] = map.clone();

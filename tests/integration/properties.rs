@@ -71,6 +71,62 @@ fn deadline_scheduler_with_its_times_and_flags() {
 }
 
 #[test]
+fn hooks_can_run_before_a_program_with_deadlines() {
+    // Such a process can't fork, and startContainer hooks run in it.
+    let (runtime, period) = (2_000_000, 100_000_000);
+    let mut sandbox = scheduler(
+        "deadlinehook",
+        json!({"policy": "SCHED_DEADLINE", "runtime": runtime, "deadline": period, "period": period}),
+    );
+    sandbox.config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+    sandbox.config["hooks"] = json!({
+        "startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", "echo hook >&2"]}]
+    });
+    sandbox.args(&["/guest", "report", "fork 1"]);
+    let output = sandbox.run().ok();
+    let report = output.json();
+    assert_eq!(report.integer("/scheduler/policy"), 6);
+    assert_eq!(report.texts("/actions"), ["EAGAIN after 0"]);
+    sandbox.config.as_object_mut().unwrap().remove("hooks");
+    assert_eq!(sandbox.run().ok().json().integer("/scheduler/runtime"), runtime);
+}
+
+#[test]
+fn clamps_of_the_scheduler() {
+    for flag in ["SCHED_FLAG_UTIL_CLAMP_MIN", "SCHED_FLAG_UTIL_CLAMP_MAX"] {
+        let mut sandbox = scheduler("clamp", json!({"policy": "SCHED_BATCH", "flags": [flag]}));
+        sandbox.args(&["/guest", "report"]);
+        let output = sandbox.run();
+        if output.code == 0 {
+            assert_eq!(output.json().integer("/scheduler/policy"), 3);
+        } else {
+            // Few kernels are built with it.
+            output.fails(1, &["process.scheduler", "CONFIG_UCLAMP_TASK"]);
+        }
+    }
+}
+
+#[test]
+fn io_priority() {
+    let action = format!("syscall {} 1 0", nix::libc::SYS_ioprio_get);
+    for (class, priority, number) in
+        [("BE", 3, 2 << 13 | 3), ("RT", 0, 1 << 13), ("IDLE", 7, 3 << 13 | 7)]
+    {
+        let mut sandbox = Sandbox::new("ioprio");
+        sandbox.config["process"]["ioPriority"] =
+            json!({"class": format!("IOPRIO_CLASS_{class}"), "priority": priority});
+        assert_eq!(sandbox.attempt(&[&action]), [format!("ok {number}")], "{class}");
+    }
+    for (value, property) in [
+        (json!({"class": "IOPRIO_CLASS_BE", "priority": 8}), "process.ioPriority.priority"),
+        (json!({"class": "IOPRIO_CLASS_BE", "priority": -1}), "process.ioPriority.priority"),
+        (json!({"class": "IOPRIO_CLASS_NO", "priority": 1}), "process.ioPriority.class"),
+    ] {
+        refuses(&[property], |config| config["process"]["ioPriority"] = value);
+    }
+}
+
+#[test]
 fn scheduler_of_exec() {
     let sandbox = Sandbox::with_script("execsched", "exec sleep 100");
     sandbox.run_detached();
@@ -271,4 +327,47 @@ fn console_size_without_a_terminal_is_ignored() {
     sandbox.run().ok();
     sandbox.config["process"]["terminal"] = json!(true);
     sandbox.run().fails(1, &["process.consoleSize.height", "70000"]);
+}
+
+#[test]
+fn intel_rdt_without_resctrl_is_an_error() {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    if mounts.contains(" - resctrl ") {
+        skip!("resctrl is mounted here");
+    }
+    for value in [
+        json!({}),
+        json!({"closID": "gold"}),
+        json!({"schemata": ["L3:0=f"], "enableMonitoring": true}),
+    ] {
+        refuses(&["linux.intelRdt", "resctrl is not mounted"], |config| {
+            config["linux"]["intelRdt"] = value;
+        });
+    }
+}
+
+#[test]
+fn wrong_intel_rdt_is_refused_by_property() {
+    for (value, property) in [
+        (json!({"closID": "../x"}), "closID"),
+        (json!({"memBwSchema": "0=50"}), "memBwSchema"),
+        (json!({"l3CacheSchema": "L3:0=f\nMB:0=5"}), "l3CacheSchema"),
+        (json!({"schemata": ["L3:0=f\nMB:0=5"]}), "schemata"),
+        (json!({"enableMonitoring": "yes"}), "enableMonitoring"),
+    ] {
+        refuses(&[&format!("linux.intelRdt.{property}")], |config| {
+            config["linux"]["intelRdt"] = value;
+        });
+    }
+}
+
+#[test]
+fn features_list_what_is_served() {
+    let sandbox = Sandbox::new("featureprops");
+    let linux = sandbox.bare_call().arg("features").output().ok().json()["linux"].clone();
+    let rdt = json!({"enabled": true, "schemata": true, "monitoring": true});
+    assert_eq!(linux["intelRdt"], rdt);
+    assert_eq!(linux["netDevices"], json!({"enabled": true}));
+    assert_eq!(linux["memoryPolicy"]["modes"].as_array().unwrap().len(), 7);
+    assert_eq!(linux["memoryPolicy"]["flags"].as_array().unwrap().len(), 3);
 }

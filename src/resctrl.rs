@@ -1,0 +1,387 @@
+//! `linux.intelRdt`: the container's groups in the resctrl filesystem, which share out caches and
+//! memory bandwidth (Documentation/filesystems/resctrl.rst of the kernel).
+//!
+//! The control group is that of `closID`, which others may use too and which is never removed, or
+//! one of the container's own. The monitoring group in it is always its own.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::procfs::Proc;
+use crate::spec::IntelRdt;
+
+/// Where a container's groups are; kept on record for `exec` and `delete`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Groups {
+    /// Where resctrl is mounted.
+    root: PathBuf,
+    /// The control group.
+    control: PathBuf,
+    /// Whether the control group ends with the container.
+    own: bool,
+    /// The monitoring group.
+    monitoring: Option<PathBuf>,
+}
+
+impl Groups {
+    /// Finds out where the groups of the container `id` are to be; makes nothing.
+    ///
+    /// # Errors
+    /// When resctrl is not mounted, or a group is there that must not, or the other way round.
+    pub fn locate(rdt: &IntelRdt, id: &str, proc: &Proc) -> Result<Self> {
+        let mounts = proc.read("self/mountinfo").context("read /proc/self/mountinfo")?;
+        let root = mount_point(&mounts).context(
+            "linux.intelRdt: resctrl is not mounted; with a processor and a kernel that have it: \
+             mount -t resctrl resctrl /sys/fs/resctrl",
+        )?;
+        Self::below(&root, rdt, id)
+    }
+
+    fn below(root: &Path, rdt: &IntelRdt, id: &str) -> Result<Self> {
+        let control = match rdt.clos_id.as_deref() {
+            Some("/") => root.to_owned(),
+            Some(name) => root.join(name),
+            None => root.join(id),
+        };
+        let exists = control.exists();
+        match &rdt.clos_id {
+            Some(name) => ensure!(
+                exists || !rdt.lines().is_empty(),
+                "linux.intelRdt.closID: there is no group {}; make it, or give schemata for a new \
+                 one ({name})",
+                control.display()
+            ),
+            None => ensure!(
+                !exists,
+                "linux.intelRdt: the group {} is there already; remove it, or use it by closID",
+                control.display()
+            ),
+        }
+        let monitoring = rdt.monitoring.then(|| control.join("mon_groups").join(id));
+        if let Some(path) = monitoring.as_ref().filter(|path| path.exists()) {
+            bail!("linux.intelRdt.enableMonitoring: {} is there already", path.display());
+        }
+        Ok(Self { root: root.to_owned(), control, own: rdt.clos_id.is_none(), monitoring })
+    }
+
+    /// Makes the groups that are not there and sets what they get.
+    ///
+    /// # Errors
+    /// Names the property, with the kernel's own words where it has some.
+    pub fn create(&self, rdt: &IntelRdt) -> Result<()> {
+        let made = match std::fs::create_dir(&self.control) {
+            Ok(()) => true,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && !self.own => false,
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    self.explain("linux.intelRdt: make the group", &self.control)
+                });
+            }
+        };
+        let outcome = self.set(rdt, made);
+        if outcome.is_err() && made && !self.own {
+            // Nobody else uses it yet, and what it should have been it is not.
+            let _ = std::fs::remove_dir(&self.control);
+        }
+        outcome
+    }
+
+    fn set(&self, rdt: &IntelRdt, made: bool) -> Result<()> {
+        if !made {
+            self.compare("l3CacheSchema", rdt.l3_cache_schema.as_deref())?;
+            self.compare("memBwSchema", rdt.mem_bw_schema.as_deref())?;
+        }
+        let lines: String = rdt.lines().iter().map(|line| format!("{line}\n")).collect();
+        if !lines.is_empty() {
+            // In one piece: the kernel takes all lines or none.
+            let path = self.control.join("schemata");
+            std::fs::write(&path, &lines).with_context(|| {
+                self.explain(&format!("linux.intelRdt: write {lines:?} to"), &path)
+            })?;
+        }
+        if let Some(path) = &self.monitoring {
+            std::fs::create_dir(path).with_context(|| {
+                self.explain(
+                    "linux.intelRdt.enableMonitoring: make the group (does this processor have \
+                     monitoring, and is a monitoring id free?)",
+                    path,
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A group that was there must have what is asked for.
+    fn compare(&self, property: &str, wanted: Option<&str>) -> Result<()> {
+        let Some(wanted) = wanted else { return Ok(()) };
+        let path = self.control.join("schemata");
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("linux.intelRdt: read {}", path.display()))?;
+        ensure!(
+            has(&text, wanted),
+            "linux.intelRdt.{property}: {wanted:?} is not what the group {} has: {:?}",
+            self.control.display(),
+            text.lines().map(str::trim).collect::<Vec<_>>().join("; ")
+        );
+        Ok(())
+    }
+
+    /// Puts the process `pid` into the groups; its children will be in them too.
+    ///
+    /// # Errors
+    /// When a group is gone.
+    pub fn add(&self, pid: i32) -> Result<()> {
+        // Only a member of the control group may enter a monitoring group of it.
+        for group in [Some(&self.control), self.monitoring.as_ref()].into_iter().flatten() {
+            let path = group.join("tasks");
+            std::fs::write(&path, pid.to_string())
+                .with_context(|| self.explain("linux.intelRdt: put the process into", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Removes what belongs to the container alone.
+    ///
+    /// # Errors
+    /// When the kernel refuses; what is gone already is no error.
+    pub fn remove(&self) -> Result<()> {
+        let own = self.own.then_some(&self.control);
+        for group in self.monitoring.as_ref().into_iter().chain(own) {
+            match std::fs::remove_dir(group) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("remove {}", group.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A step with its path and what the kernel says of its last failure.
+    fn explain(&self, step: &str, path: &Path) -> String {
+        let status = std::fs::read_to_string(self.root.join("info/last_cmd_status"));
+        let status = status.unwrap_or_default();
+        match status.trim() {
+            "" | "ok" => format!("{step} {}", path.display()),
+            words => format!("{step} {} (resctrl says: {words})", path.display()),
+        }
+    }
+}
+
+/// The mount point of a whole resctrl (proc_pid_mountinfo(5)).
+fn mount_point(mounts: &str) -> Option<PathBuf> {
+    let of_line = |line: &str| {
+        let (left, right) = line.split_once(" - ")?;
+        let mut fields = left.split(' ').skip(3);
+        let whole = right.starts_with("resctrl ") && fields.next()? == "/";
+        whole.then(|| fields.next().map(|path| path.replace("\\040", " ").into())).flatten()
+    };
+    mounts.lines().find_map(of_line)
+}
+
+/// Name of the resource, and value of each of its domains. The kernel pads names with spaces and
+/// values with spaces or zeros.
+fn parse(line: &str) -> Option<(&str, BTreeMap<&str, String>)> {
+    let (name, domains) = line.split_once(':')?;
+    let parse = |domain: &'_ str| {
+        let value = domain.split_once('=')?.1.trim().trim_start_matches('0').to_lowercase();
+        Some(value)
+    };
+    let mut values = BTreeMap::new();
+    for domain in domains.trim().split(';') {
+        values.insert(domain.split('=').next()?.trim(), parse(domain)?);
+    }
+    Some((name.trim(), values))
+}
+
+/// Whether the text of a `schemata` file gives to each domain of `wanted` what that says.
+fn has(text: &str, wanted: &str) -> bool {
+    let Some((name, wanted)) = parse(wanted) else { return false };
+    let lines = text.lines().filter_map(parse);
+    let Some((_, present)) = lines.into_iter().find(|(other, _)| *other == name) else {
+        return false;
+    };
+    wanted.iter().all(|(domain, value)| present.get(domain) == Some(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder that stands in for resctrl: without its rules, but with its names.
+    struct Fake(PathBuf);
+
+    impl Fake {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("ultari-{name}-{}", std::process::id()));
+            std::fs::create_dir(&path).unwrap();
+            Self(path)
+        }
+
+        fn group(&self, name: &str, schemata: &str) {
+            std::fs::create_dir_all(self.0.join(name).join("mon_groups")).unwrap();
+            self.write(&format!("{name}/schemata"), schemata);
+        }
+
+        fn write(&self, path: &str, text: &str) {
+            std::fs::write(self.0.join(path), text).unwrap();
+        }
+
+        fn read(&self, path: &str) -> String {
+            std::fs::read_to_string(self.0.join(path)).unwrap()
+        }
+
+        fn has(&self, path: &str) -> bool {
+            self.0.join(path).exists()
+        }
+
+        fn make(&self, rdt: &IntelRdt) -> Result<Groups> {
+            let groups = Groups::below(&self.0, rdt, "box")?;
+            groups.create(rdt).map(|()| groups)
+        }
+    }
+
+    impl Drop for Fake {
+        fn drop(&mut self) {
+            std::fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+
+    fn rdt(clos_id: &str, schemata: &[&str]) -> IntelRdt {
+        IntelRdt {
+            clos_id: (!clos_id.is_empty()).then(|| clos_id.to_owned()),
+            schemata: schemata.iter().map(|line| line.to_string()).collect(),
+            ..IntelRdt::default()
+        }
+    }
+
+    #[test]
+    fn without_a_name_the_group_is_the_containers_own() {
+        let fake = Fake::new("rdt-own");
+        let groups = fake.make(&rdt("", &["L3:0=f", "MB:0=50"])).unwrap();
+        assert_eq!(fake.read("box/schemata"), "L3:0=f\nMB:0=50\n");
+        groups.add(77).unwrap();
+        assert_eq!(fake.read("box/tasks"), "77");
+        let error = fake.make(&rdt("", &[])).unwrap_err();
+        assert!(format!("{error:#}").contains("there already"), "{error:#}");
+        // A real group's files go with it.
+        std::fs::remove_file(fake.0.join("box/schemata")).unwrap();
+        std::fs::remove_file(fake.0.join("box/tasks")).unwrap();
+        let json = serde_json::to_string(&groups).unwrap();
+        let groups: Groups = serde_json::from_str(&json).unwrap();
+        groups.remove().unwrap();
+        assert!(!fake.has("box"));
+        groups.remove().unwrap();
+    }
+
+    #[test]
+    fn without_schemata_none_are_written() {
+        let fake = Fake::new("rdt-none");
+        fake.make(&rdt("", &[])).unwrap();
+        assert!(fake.has("box") && !fake.has("box/schemata"));
+    }
+
+    #[test]
+    fn a_named_group_without_schemata_must_be_there() {
+        let fake = Fake::new("rdt-named");
+        let error = fake.make(&rdt("gold", &[])).unwrap_err().to_string();
+        assert!(error.starts_with("linux.intelRdt.closID: there is no group"), "{error}");
+        fake.group("gold", "L3:0=ff\n");
+        let groups = fake.make(&rdt("gold", &[])).unwrap();
+        groups.add(5).unwrap();
+        groups.remove().unwrap();
+        assert_eq!(fake.read("gold/schemata"), "L3:0=ff\n");
+        assert_eq!(fake.read("gold/tasks"), "5");
+    }
+
+    #[test]
+    fn a_named_group_with_schemata_is_made_and_stays() {
+        let fake = Fake::new("rdt-new");
+        let groups = fake.make(&rdt("gold", &["L3:0=f"])).unwrap();
+        groups.remove().unwrap();
+        assert_eq!(fake.read("gold/schemata"), "L3:0=f\n");
+    }
+
+    #[test]
+    fn a_group_that_is_there_must_have_what_is_asked_for() {
+        let fake = Fake::new("rdt-compare");
+        fake.group("gold", "    L3:0=00ff;1=0F\n    MB:0= 50;1=100\n");
+        for (l3, mb, fine) in [
+            ("L3:0=ff;1=f", "MB:1=100;0=50", true),
+            ("L3:1=00f", "MB:0=50", true),
+            ("L3:0=f", "MB:0=50", false),
+            ("L3:0=ff", "MB:0=5", false),
+            ("L3:2=ff", "MB:0=50", false),
+            ("L2:0=ff", "MB:0=50", false),
+            ("L3:", "MB:0=50", false),
+        ] {
+            let wanted = IntelRdt {
+                l3_cache_schema: Some(l3.into()),
+                mem_bw_schema: Some(mb.into()),
+                ..rdt("gold", &[])
+            };
+            match fake.make(&wanted) {
+                Ok(_) => assert!(fine, "{l3} {mb}"),
+                Err(error) => {
+                    assert!(!fine && error.to_string().contains("is not what"), "{error:#}");
+                }
+            }
+            fake.group("gold", "    L3:0=00ff;1=0F\n    MB:0= 50;1=100\n");
+        }
+    }
+
+    #[test]
+    fn the_default_group_is_the_root() {
+        let fake = Fake::new("rdt-root");
+        let groups = fake.make(&rdt("/", &[])).unwrap();
+        groups.add(3).unwrap();
+        groups.remove().unwrap();
+        assert_eq!(fake.read("tasks"), "3");
+    }
+
+    #[test]
+    fn a_monitoring_group_is_always_the_containers_own() {
+        let fake = Fake::new("rdt-mon");
+        fake.group("gold", "");
+        let wanted = IntelRdt { monitoring: true, ..rdt("gold", &[]) };
+        let groups = fake.make(&wanted).unwrap();
+        groups.add(9).unwrap();
+        assert_eq!(fake.read("gold/tasks"), "9");
+        assert_eq!(fake.read("gold/mon_groups/box/tasks"), "9");
+        let error = fake.make(&wanted).unwrap_err().to_string();
+        assert!(error.starts_with("linux.intelRdt.enableMonitoring: "), "{error}");
+        std::fs::remove_file(fake.0.join("gold/mon_groups/box/tasks")).unwrap();
+        groups.remove().unwrap();
+        assert!(fake.has("gold") && !fake.has("gold/mon_groups/box"));
+    }
+
+    #[test]
+    fn failures_have_the_kernels_words_and_leave_no_new_named_group() {
+        let fake = Fake::new("rdt-fail");
+        std::fs::create_dir(fake.0.join("info")).unwrap();
+        fake.write("info/last_cmd_status", "out of monitoring ids\n");
+        // As on a processor without monitoring: there is no mon_groups to make one in.
+        let wanted = IntelRdt { monitoring: true, ..rdt("", &[]) };
+        let error = format!("{:#}", fake.make(&wanted).unwrap_err());
+        assert!(error.starts_with("linux.intelRdt.enableMonitoring: "), "{error}");
+        assert!(error.contains("resctrl says: out of monitoring ids"), "{error}");
+        let groups = Groups::below(&fake.0, &rdt("gold", &["L3:0=f"]), "box").unwrap();
+        let wanted = IntelRdt { monitoring: true, ..rdt("gold", &[]) };
+        let groups = Groups { monitoring: Some(fake.0.join("gold/mon_groups/box")), ..groups };
+        groups.create(&wanted).unwrap_err();
+        assert!(!fake.has("gold"));
+    }
+
+    #[test]
+    fn the_mount_is_found_by_its_type() {
+        let mounts = "1 2 0:5 / /proc rw - proc proc rw\n\
+                      2 2 0:6 /x /mnt rw - resctrl resctrl rw\n\
+                      3 2 0:6 / /sys/fs/a\\040b rw,nosuid shared:4 - resctrl resctrl rw,cdp\n";
+        assert_eq!(mount_point(mounts), Some("/sys/fs/a b".into()));
+        assert_eq!(mount_point("1 2 0:5 / /proc rw - proc resctrl rw\n"), None);
+    }
+}

@@ -1,0 +1,145 @@
+//! From JSON to the types of the crate `oci-spec`: what is put right on the way, and what these
+//! would take and should not.
+
+use anyhow::{Result, anyhow, bail, ensure};
+use oci_spec::runtime as oci;
+use serde_json::Value;
+
+/// A limit of processes that is not set is none; the types would make it 0.
+pub fn complete_resources(resources: &mut Value) {
+    let Some(resources) = resources.as_object_mut() else { return };
+    let limit = |pids: &Value| pids.get("limit").is_some_and(|limit| !limit.is_null());
+    if resources.get("pids").is_some_and(|pids| pids.is_object() && !limit(pids)) {
+        resources.remove("pids");
+    }
+}
+
+/// What the types are stricter about than the specification: names of capabilities that nobody
+/// knows are to be a warning, and a missing user is root. Two flags of the scheduler have other
+/// names there.
+pub fn complete_process(process: &mut Value, warnings: &mut Vec<String>) {
+    let Some(process) = process.as_object_mut() else { return };
+    process.entry("user").or_insert_with(|| Value::Object(serde_json::Map::new()));
+    let flags = process.get_mut("scheduler").and_then(|scheduler| scheduler.get_mut("flags"));
+    for flag in flags.and_then(Value::as_array_mut).into_iter().flatten() {
+        match flag.as_str() {
+            Some("SCHED_FLAG_RESET_ON_FORK") => *flag = "SCHED_RESET_ON_FORK".into(),
+            Some("SCHED_FLAG_DL_OVERRUN") => *flag = "SCHED_FLAG_D_L_OVERRUN".into(),
+            _ => {}
+        }
+    }
+    let sets = process.get_mut("capabilities").and_then(Value::as_object_mut);
+    for set in sets.into_iter().flat_map(|sets| sets.values_mut()) {
+        let Some(names) = set.as_array_mut() else { continue };
+        names.retain(|name| {
+            let known = !name.is_string() || is_capability(name);
+            if !known {
+                let warning = format!("process.capabilities: {name} is unknown here; ignored");
+                if !warnings.contains(&warning) {
+                    warnings.push(warning);
+                }
+            }
+            known
+        });
+    }
+}
+
+fn is_capability(name: &Value) -> bool {
+    serde_json::from_value::<oci::Capability>(name.clone()).is_ok()
+}
+
+/// Makes the typed value of `value`.
+///
+/// # Errors
+/// With the path of the property that does not fit.
+pub fn deserialize<T: serde::de::DeserializeOwned>(value: Value) -> Result<T> {
+    check_shape(&value, "")?;
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        let error = error.into_inner();
+        if path == "." { anyhow!("{error}") } else { anyhow!("{path}: {error}") }
+    })
+}
+
+/// Properties that are objects. The types would take an array for one, by the order of its fields.
+const OBJECTS: [&str; 19] = [
+    "root",
+    "process",
+    "user",
+    "capabilities",
+    "consoleSize",
+    "scheduler",
+    "ioPriority",
+    "hooks",
+    "linux",
+    "resources",
+    "memory",
+    "cpu",
+    "pids",
+    "blockIO",
+    "network",
+    "seccomp",
+    "personality",
+    "intelRdt",
+    "memoryPolicy",
+];
+
+/// Refuses arrays where the specification has objects.
+fn check_shape(value: &Value, path: &str) -> Result<()> {
+    match value {
+        Value::Object(properties) => {
+            for (name, property) in properties {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                let array = property.is_array() && OBJECTS.contains(&name.as_str());
+                ensure!(!array, "{path}: must be an object, is an array");
+                if property.is_object() || property.is_array() {
+                    check_shape(property, &path)?;
+                }
+            }
+        }
+        Value::Array(elements) => {
+            for (index, element) in elements.iter().enumerate() {
+                if element.is_array() {
+                    bail!("{path}[{index}]: must be an object, is an array");
+                }
+                if element.is_object() {
+                    check_shape(element, &format!("{path}[{index}]"))?;
+                }
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Properties of a config.json that the specification does not have.
+pub fn unknown_properties(value: &Value) -> Vec<String> {
+    let mut unknown = Vec::new();
+    let collect = |path: serde_ignored::Path| unknown.push(path.to_string().replace(".?", ""));
+    // What is not of the right type is reported elsewhere.
+    let _: Result<oci::Spec, _> = serde_ignored::deserialize(value, collect);
+    unknown
+}
+
+/// The properties that a config.json has, down to two levels below `process` and `linux`.
+pub fn property_paths(value: &Value) -> Vec<String> {
+    let mut paths = Vec::new();
+    let names = |value: &Value| -> Vec<String> {
+        value.as_object().map(|object| object.keys().cloned().collect()).unwrap_or_default()
+    };
+    for name in names(value) {
+        if !matches!(name.as_str(), "process" | "linux" | "root" | "hooks") {
+            paths.push(name);
+            continue;
+        }
+        for inner in names(&value[&name]) {
+            if inner != "resources" {
+                paths.push(format!("{name}.{inner}"));
+                continue;
+            }
+            let resources = names(&value[&name][&inner]);
+            paths.extend(resources.into_iter().map(|last| format!("{name}.{inner}.{last}")));
+        }
+    }
+    paths
+}
