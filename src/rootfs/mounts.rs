@@ -12,6 +12,7 @@ use nix::unistd::symlinkat;
 use super::copy_up;
 use super::root::{Root, TargetKind, is_folder};
 use crate::cgroup;
+use crate::procfs::Proc;
 use crate::spec::mount::{ATTR_RDONLY, Kind, Mount, Propagation};
 use crate::sys::mount::{FsContext, MountAttr, attach, clone_tree, set_attr};
 
@@ -34,8 +35,18 @@ pub fn open_source(mount: &Mount) -> Result<Option<OwnedFd>> {
     Ok(Some(tree))
 }
 
-/// Whether the source must be opened before the mount tree is cut off from the host's, because
-/// what is mounted below it later has to appear on the host too.
+/// Whether bind mount sources must be opened before the mount tree is cut off from the host's,
+/// because what is mounted below them later has to appear on the host too. Where the host shares
+/// nothing they need not, and then all mounts are made in their order.
+///
+/// # Errors
+/// When `/proc` can't be read.
+pub fn any_shared(mounts: &[Mount], proc: &Proc) -> Result<bool> {
+    Ok(mounts.iter().any(is_shared)
+        && proc.read("self/mountinfo").context("read the mount table")?.contains(" shared:"))
+}
+
+/// Whether `mount` is to share its mounts with the host.
 pub fn is_shared(mount: &Mount) -> bool {
     mount.propagation.is_some_and(|propagation| propagation.flag == libc::MS_SHARED)
 }
