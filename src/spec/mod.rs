@@ -443,12 +443,6 @@ fn check_isolation(config: &Config) -> Result<()> {
     if config.domainname.is_some() {
         need("domainname", Ns::Uts, "uts")?;
     }
-    if !config.masked_paths.is_empty() {
-        need("linux.maskedPaths", Ns::Mount, "mount")?;
-    }
-    if !config.readonly_paths.is_empty() {
-        need("linux.readonlyPaths", Ns::Mount, "mount")?;
-    }
     for (path, _) in &config.sysctl {
         let property = format!("linux.sysctl ({})", path.replace('/', "."));
         let clean = path.split('/').all(|part| !part.is_empty() && part != "." && part != "..");

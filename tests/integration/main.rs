@@ -12,6 +12,7 @@ mod exec;
 mod features;
 mod filesystem;
 mod hooks;
+mod host_mounts;
 mod identity;
 mod leftovers;
 mod lifecycle;
