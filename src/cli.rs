@@ -134,6 +134,15 @@ pub enum Command {
     },
     /// Print what this runtime supports, as JSON
     Features,
+    /// Say what of a bundle this host can and can't honour, without making anything
+    Check {
+        /// Folder of the bundle
+        #[arg(default_value = ".")]
+        bundle: PathBuf,
+        /// table or json
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        format: OutputFormat,
+    },
 }
 
 /// Flags of create and run.

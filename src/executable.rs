@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{AccessFlags, faccessat};
 
 /// The file that `process.args[0]` means, searched for in `PATH` like execvp(3).
@@ -67,17 +67,26 @@ pub fn diagnose(file: &CStr, errno: Errno) -> anyhow::Error {
     anyhow!(text)
 }
 
-/// The start of a file, enough for its headers.
-fn head(file: &CStr) -> Option<Vec<u8>> {
-    let fd = openat(AT_FDCWD, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
+/// As much of a file as its headers may need, in bytes.
+const HEADERS: u64 = 4096;
+
+/// The first `length` bytes of a regular file of the container. A hostile image may have a pipe
+/// there, which must not be waited for, or a device, which has no end.
+pub(crate) fn head(file: &CStr, length: u64) -> Option<Vec<u8>> {
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    let fd = openat(AT_FDCWD, file, flags, Mode::empty()).ok()?;
+    let regular = fstat(&fd).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFREG);
+    if !regular {
+        return None;
+    }
     let mut head = Vec::new();
-    std::fs::File::from(fd).take(4096).read_to_end(&mut head).ok()?;
+    std::fs::File::from(fd).take(length).read_to_end(&mut head).ok()?;
     Some(head)
 }
 
 /// The file exists, so what is missing is what it needs.
 fn missing_part(file: &CStr) -> Option<String> {
-    let head = head(file)?;
+    let head = head(file, HEADERS)?;
     let interpreter = interpreter(&head)?;
     let hint = if !head.starts_with(b"#!") {
         "install the C library it was linked with, or link it statically"
@@ -92,7 +101,7 @@ fn missing_part(file: &CStr) -> Option<String> {
 fn forbidden_part(file: &CStr) -> String {
     match faccessat(AT_FDCWD, file, AccessFlags::X_OK, AtFlags::AT_EACCESS) {
         _ if Path::new(OsStr::from_bytes(file.to_bytes())).is_dir() => "it is a folder".into(),
-        Ok(()) => match head(file).as_deref().and_then(interpreter) {
+        Ok(()) => match head(file, HEADERS).as_deref().and_then(interpreter) {
             Some(interpreter) => format!(
                 "its interpreter {interpreter:?} is not executable, or one of them is on a noexec \
                  mount"
@@ -118,7 +127,7 @@ fn interpreter(head: &[u8]) -> Option<String> {
 }
 
 fn wrong_format(file: &CStr) -> String {
-    let Some(head) = head(file) else { return "the file can't be read".into() };
+    let Some(head) = head(file, HEADERS) else { return "the file can't be read".into() };
     if head.is_empty() {
         return "the file is empty".into();
     }
@@ -210,10 +219,11 @@ mod tests {
 
     #[test]
     fn this_programs_own_interpreter_or_none_is_found() {
-        let head = head(c"/proc/self/exe").unwrap();
+        let head = head(c"/proc/self/exe", HEADERS).unwrap();
         assert_eq!(elf_machine(&head), Some(HOST_MACHINE));
         let dynamic = std::path::Path::new("/bin/ls");
-        let head = super::head(&CString::new(dynamic.as_os_str().as_bytes()).unwrap()).unwrap();
+        let head =
+            super::head(&CString::new(dynamic.as_os_str().as_bytes()).unwrap(), HEADERS).unwrap();
         assert!(elf_interpreter(&head).unwrap().starts_with("/lib"), "{head:?}");
     }
 }

@@ -1,14 +1,16 @@
 //! Running hooks (runtime-spec config.md, "POSIX-platform Hooks").
 
+use std::ffi::CStr;
 use std::io::{Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::spec::Hook;
 use crate::sys;
@@ -27,7 +29,11 @@ pub fn run_all(name: &str, hooks: &[Hook], state: &str, cwd: &Path) -> Result<()
 }
 
 fn run(hook: &Hook, state: &str, cwd: &Path) -> Result<()> {
-    let mut output = tempfile_in_memory()?;
+    let mut output = file_in_memory(c"hook-output")?;
+    // A file, since a pipe would fill up while a hook does not read it.
+    let mut input = file_in_memory(c"hook-state")?;
+    input.write_all(state.as_bytes()).context("write the state for the hook")?;
+    input.rewind().context("write the state for the hook")?;
     let mut command = Command::new(&hook.path);
     // The first argument of config.json is the program's own name for itself.
     if let Some((name, rest)) = hook.args.split_first() {
@@ -37,14 +43,10 @@ fn run(hook: &Hook, state: &str, cwd: &Path) -> Result<()> {
         .env_clear()
         .envs(hook.env.iter().filter_map(|entry| entry.split_once('=')))
         .current_dir(cwd)
-        .stdin(Stdio::piped())
+        .stdin(input)
         .stdout(output.try_clone().context("duplicate the hook's output")?)
         .stderr(output.try_clone().context("duplicate the hook's output")?);
     let mut child = command.spawn().context("start the hook")?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A hook need not read it.
-        let _ = stdin.write_all(state.as_bytes());
-    }
     if let Some(seconds) = hook.timeout {
         let pidfd = sys::clone::pidfd_open(child.id() as i32).context("watch the hook")?;
         if !ends_within(&pidfd, Duration::from_secs(seconds)) {
@@ -73,10 +75,9 @@ fn describe(status: ExitStatus) -> String {
 }
 
 /// A file without a name: a pipe could fill up while nobody reads.
-fn tempfile_in_memory() -> Result<std::fs::File> {
-    let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
-    let fd = nix::sys::memfd::memfd_create("hook-output", flags);
-    Ok(fd.context("make a file for the hook's output")?.into())
+fn file_in_memory(name: &CStr) -> Result<std::fs::File> {
+    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC);
+    Ok(fd.context("make a file in memory for the hook")?.into())
 }
 
 /// Whether the process ends in time.

@@ -18,7 +18,7 @@ use crate::container::{Status, state_json};
 use crate::procfs::Proc;
 use crate::rootfs::{self, devices, mask, mounts, root::Root};
 use crate::security::seccomp;
-use crate::spec::{Config, Hook, Process};
+use crate::spec::{Config, Hook, MemoryPolicy, Process};
 use crate::state::{InitFile, Record};
 use crate::sys::clone::exit_now;
 use crate::{hooks, log, namespace, process, sys};
@@ -43,6 +43,8 @@ pub struct Common<'a> {
     pub preserve_fds: u32,
     /// `personality(2)` domain.
     pub personality: Option<u64>,
+    /// Where memory comes from.
+    pub memory_policy: Option<&'a MemoryPolicy>,
     /// Name of a new session keyring, if one is wanted.
     pub keyring: Option<CString>,
 }
@@ -130,7 +132,7 @@ fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>>
     run_hooks_before_pivot(plan, channel)?;
     // Still before the pivot: the host's null device can be attached only while it is in sight.
     mask::make_readonly(&root, &config.readonly_paths)?;
-    mask::mask(&root, &config.masked_paths, &null)?;
+    mask::mask(&root, &config.masked_paths, &null, config.mount_label.as_deref())?;
     rootfs::pivot(&root, config, plan.no_pivot)?;
     apply_sysctl(config, plan.common.proc)?;
     Ok(console)
@@ -205,6 +207,7 @@ fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
     let around = mounts::Surroundings {
         cgroup: &plan.record.cgroup,
         cgroup_namespace: config.namespaces.get(Ns::Cgroup).is_some(),
+        label: config.mount_label.as_deref(),
     };
     let mut placed = false;
     let mut late = Vec::new();
@@ -318,7 +321,11 @@ fn join(
     if flags.contains(CloneFlags::CLONE_NEWUSER) {
         become_root()?;
     }
-    let _ = sys::process::reset_affinity();
+    match plan.process.and_then(|process| process.exec_affinity.as_ref()) {
+        Some(cpus) => process::apply_affinity(cpus)?,
+        // The launcher's binding to processors is not the container's.
+        None => drop(sys::process::reset_affinity()),
+    }
     start_session(plan)?;
     let Some(process) = plan.process.filter(|process| process.terminal) else { return Ok(None) };
     let path = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC;
@@ -359,6 +366,9 @@ fn prepare(plan: &Common, console: Option<OwnedFd>) -> Result<()> {
     sys::fs::cloexec_from(3 + plan.preserve_fds).context("close inherited descriptors")?;
     if let Some(domain) = plan.personality {
         sys::process::set_personality(domain).context("linux.personality.domain: set it")?;
+    }
+    if let Some(policy) = plan.memory_policy {
+        process::apply_memory_policy(policy)?;
     }
     let Some(process) = plan.process else { return Ok(()) };
     process::apply_labels(process, plan.proc)?;

@@ -19,7 +19,7 @@ use crate::channel::{Channel, Message};
 use crate::container::{Container, Status, state_json, wait_for_exec};
 use crate::init::{self, Common, Gate, NewContainer};
 use crate::procfs::Proc;
-use crate::rootfs::{self, mounts};
+use crate::rootfs::{self, idmap};
 use crate::security::seccomp;
 use crate::spec::{self, Config, Namespaces, Process};
 use crate::state::{Folder, Init, InitFile, Record};
@@ -184,6 +184,19 @@ fn pass_descriptors(process: &mut Process, options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Takes away the capabilities that are not there to be given. In a user namespace all are.
+fn limit_capabilities(process: &mut Process, namespaces: &Namespaces) -> Result<()> {
+    if namespaces.get(Ns::User).is_some() {
+        return Ok(());
+    }
+    let missing = process.capabilities.limit_to_available()?;
+    if !missing.is_empty() {
+        let names = missing.join(", ");
+        log::warning(&format!("process.capabilities: not available here: {names}"));
+    }
+    Ok(())
+}
+
 fn keyring(options: &Options, id: &str) -> Result<Option<CString>> {
     match options.no_new_keyring {
         true => Ok(None),
@@ -206,12 +219,7 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
     namespace::check_support(&config.namespaces)?;
     if let Some(process) = &mut config.process {
         pass_descriptors(process, options)?;
-        let missing = process.capabilities.limit_to_available()?;
-        if !missing.is_empty() {
-            config
-                .warnings
-                .push(format!("process.capabilities: not available here: {}", missing.join(", ")));
-        }
+        limit_capabilities(process, &config.namespaces)?;
     }
     config.warnings.iter().for_each(|warning| log::warning(warning));
     let filter = compile(&config)?;
@@ -270,10 +278,6 @@ fn make(
         Some(socket) => Gate::Socket(socket.try_clone().context("duplicate the gate's socket")?),
         None => Gate::Channel,
     };
-    // In a user namespace the child may not reach the sources; from here they can be.
-    let user_namespace = config.namespaces.get(Ns::User).is_some();
-    let open = |mount| if user_namespace { mounts::open_source(mount) } else { Ok(None) };
-    let sources = config.mounts.iter().map(open).collect::<Result<_>>()?;
     let root = match config.namespaces.get(Ns::Mount) {
         Some(_) => None,
         None => {
@@ -284,7 +288,7 @@ fn make(
     let plan = NewContainer {
         config,
         record,
-        sources,
+        sources: idmap::open_sources(config, proc)?,
         root,
         no_pivot: options.no_pivot,
         init_file,
@@ -295,13 +299,16 @@ fn make(
             proc,
             preserve_fds: options.preserve_fds,
             personality: config.personality,
+            memory_policy: config.memory_policy.as_ref(),
             keyring: keyring(options, &record.id)?,
         },
     };
     let (mut child, init_file) = clone_init(plan, &cgroup)?;
     let outcome = (|| {
         if config.namespaces.is_new(Ns::User) {
-            namespace::write_id_maps(&config.namespaces, proc, child.pid)?;
+            let maps = &config.namespaces;
+            let (uids, gids) = (&maps.uid_mappings, &maps.gid_mappings);
+            namespace::write_id_maps("linux", uids, gids, proc, child.pid)?;
             child.channel.send(&Message::Mapped)?;
         }
         log::debug(|| format!("init of container {} is process {}", record.id, child.pid));
@@ -453,9 +460,10 @@ fn own_root(pidfd: &OwnedFd, pid: i32) -> Result<OwnedFd> {
 pub fn exec(container: &Container, process: &mut Process, options: &Options) -> Result<Child> {
     check_terminal(Some(process), options)?;
     pass_descriptors(process, options)?;
-    let process = &*process;
     let id = &container.record.id;
     let config = container.config()?;
+    limit_capabilities(process, &config.namespaces)?;
+    let process = &*process;
     let (target, init_pid) = container
         .init_pidfd()?
         .with_context(|| format!("cannot exec in container {id}: it is stopped"))?;
@@ -467,12 +475,18 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
         proc,
         preserve_fds: options.preserve_fds,
         personality: config.personality,
+        memory_policy: config.memory_policy.as_ref(),
         keyring: keyring(options, id)?,
     };
     let root = match config.namespaces.is_new(Ns::Mount) {
         true => None,
         false => Some(own_root(&target, init_pid)?),
     };
+    if let Some(cpus) = process.exec_affinity.as_ref().and_then(|cpus| cpus.initial.as_ref()) {
+        sys::process::set_affinity(cpus).context(
+            "process.execCPUAffinity.initial: may the runtime run on any of these processors?",
+        )?;
+    }
     let flags = config.namespaces.all_flags();
     // A process can't change its own PID namespace, only its children's.
     if flags.contains(CloneFlags::CLONE_NEWPID) {

@@ -4,6 +4,7 @@
 
 pub mod cgroup;
 pub mod channel;
+pub mod check;
 pub mod console;
 pub mod container;
 pub mod executable;

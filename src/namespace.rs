@@ -108,11 +108,18 @@ pub fn clone_flags(namespaces: &Namespaces) -> CloneFlags {
     namespaces.new_flags() - CloneFlags::CLONE_NEWCGROUP - CLONE_NEWTIME
 }
 
-/// Writes the id maps of process `pid`, which is in a new user namespace.
+/// Writes the id maps of process `pid`, which is in a new user namespace. `owner` is the part of
+/// config.json that has the mappings.
 ///
 /// # Errors
 /// When the kernel refuses a map, say because the caller does not own the host's ids.
-pub fn write_id_maps(namespaces: &Namespaces, proc: &Proc, pid: i32) -> Result<()> {
+pub fn write_id_maps(
+    owner: &str,
+    uid_mappings: &[IdMapping],
+    gid_mappings: &[IdMapping],
+    proc: &Proc,
+    pid: i32,
+) -> Result<()> {
     let lines = |mappings: &[IdMapping]| -> String {
         let line = |m: &IdMapping| format!("{} {} {}\n", m.container, m.host, m.size);
         mappings.iter().map(line).collect()
@@ -122,14 +129,13 @@ pub fn write_id_maps(namespaces: &Namespaces, proc: &Proc, pid: i32) -> Result<(
         // Who may not change its groups may map them (user_namespaces(7)).
         proc.write(&format!("{pid}/setgroups"), "deny").context("forbid setgroups")?;
     }
-    for (file, property, mappings) in [
-        ("uid_map", "linux.uidMappings", &namespaces.uid_mappings),
-        ("gid_map", "linux.gidMappings", &namespaces.gid_mappings),
-    ] {
+    for (file, property, mappings) in
+        [("uid_map", "uidMappings", uid_mappings), ("gid_map", "gidMappings", gid_mappings)]
+    {
         proc.write(&format!("{pid}/{file}"), &lines(mappings)).with_context(|| {
             let hint =
                 if privileged { "" } else { " (without privileges only your own id can be)" };
-            format!("{property}: set the map{hint}")
+            format!("{owner}.{property}: set the map{hint}")
         })?;
     }
     Ok(())

@@ -10,8 +10,8 @@ use nix::unistd::{Uid, fchown, getcwd};
 
 use crate::procfs::Proc;
 use crate::security::seccomp;
-use crate::spec::Process;
-use crate::spec::process::env_name;
+use crate::spec::process::{Affinity, env_name};
+use crate::spec::{MemoryPolicy, Process};
 use crate::{executable, sys};
 
 /// Limits and scheduling: what needs the privileges that go with the identity.
@@ -31,10 +31,43 @@ pub fn apply_limits(process: &Process) -> Result<()> {
         sys::process::set_io_priority(value).context("process.ioPriority")?;
     }
     if let Some(scheduler) = process.scheduler {
-        sys::process::set_scheduler(scheduler).context("process.scheduler")?;
+        sys::process::set_scheduler(scheduler).with_context(|| {
+            let hint = match scheduler.policy {
+                1 | 2 => "needs CAP_SYS_NICE and real-time time in the container's cgroup",
+                4 => "Linux has no SCHED_ISO",
+                6 => "needs CAP_SYS_NICE, runtime <= deadline <= period, and all processors",
+                _ => "going below nice 0 needs CAP_SYS_NICE",
+            };
+            format!("process.scheduler: set it ({hint})")
+        })?;
     }
     sys::process::umask(process.user.umask.unwrap_or(0o022));
     Ok(())
+}
+
+/// Binds a process of `exec`, which is in the container's cgroup by now, to its processors.
+///
+/// # Errors
+/// When the cgroup has none of them.
+pub fn apply_affinity(affinity: &Affinity) -> Result<()> {
+    let Some(cpus) = &affinity.last else { return Ok(()) };
+    sys::process::set_affinity(cpus).context(
+        "process.execCPUAffinity.final: does the container's cgroup have any of these processors?",
+    )
+}
+
+/// Where memory comes from, from now on and over the exec.
+///
+/// # Errors
+/// When the kernel does not have the mode, or the cgroup not the nodes.
+pub fn apply_memory_policy(policy: &MemoryPolicy) -> Result<()> {
+    sys::process::set_memory_policy(policy.mode, &policy.nodes).with_context(|| {
+        format!(
+            "linux.memoryPolicy: set {} (does this kernel know mode and flags, and are the nodes \
+             in /sys/devices/system/node/online and in the container's cgroup?)",
+            policy.text
+        )
+    })
 }
 
 /// Labels of security modules that take effect with the exec.
@@ -67,6 +100,8 @@ pub fn apply_labels(process: &Process, proc: &Proc) -> Result<()> {
 /// Names the property.
 pub fn take_identity(process: &Process) -> Result<()> {
     let user = &process.user;
+    // To the kernel it means "as before", which is root.
+    ensure!(user.uid.max(user.gid) != u32::MAX, "process.user: {} is not an id", u32::MAX);
     own_stdio(user.uid);
     process.capabilities.apply_bounding()?;
     sys::process::keep_capabilities(true).context("keep capabilities")?;
@@ -121,11 +156,15 @@ fn check_cwd(cwd: &Path) -> Result<()> {
     Ok(())
 }
 
+/// As much of the image's /etc/passwd as is read, in bytes.
+const MAX_PASSWD: u64 = 1024 * 1024;
+
 /// `env` with `HOME` from the container's /etc/passwd when it is not set, as login shells and
 /// runc have it.
 pub fn with_home(mut env: Vec<CString>, uid: u32) -> Vec<CString> {
     if !env.iter().any(|entry| env_name(entry.as_bytes()) == b"HOME") {
-        let home = std::fs::read_to_string("/etc/passwd").ok().and_then(|text| home(&text, uid));
+        let text = executable::head(c"/etc/passwd", MAX_PASSWD).unwrap_or_default();
+        let home = home(&String::from_utf8_lossy(&text), uid);
         env.extend(CString::new(format!("HOME={}", home.as_deref().unwrap_or("/"))));
     }
     env

@@ -85,7 +85,7 @@ impl Cgroup {
         loop {
             depth += 1;
             let at = hierarchy.path(path, depth);
-            match Node::below(self.root.as_fd(), &at).mkdir() {
+            match Node::below(self.root.as_fd(), &at).mkdir(depth < path.len()) {
                 Ok(()) => made.push(at),
                 Err(Errno::EEXIST) if depth == path.len() => return Ok(false),
                 Err(Errno::EEXIST) => {}

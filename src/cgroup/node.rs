@@ -153,8 +153,23 @@ impl<'a> Node<'a> {
         .is_ok()
     }
 
-    pub(super) fn mkdir(&self) -> nix::Result<()> {
-        nix::sys::stat::mkdirat(self.base, self.prefix.as_str(), Mode::from_bits_truncate(0o755))
+    /// Makes the cgroup. One that is to hold those of containers (`parent`) is marked as ours, so
+    /// that the last of several containers to leave it can tell and remove it: by the sticky bit,
+    /// which nothing else uses here.
+    pub(super) fn mkdir(&self, parent: bool) -> nix::Result<()> {
+        let mark = if parent { Mode::S_ISVTX } else { Mode::empty() };
+        let mode = Mode::from_bits_truncate(0o755) | mark;
+        nix::sys::stat::mkdirat(self.base, self.prefix.as_str(), mode)
+    }
+
+    /// Whether it was made by [`Node::mkdir`] as a parent.
+    pub(super) fn is_marked(&self) -> bool {
+        let stat = nix::sys::stat::fstatat(
+            self.base,
+            self.prefix.as_str(),
+            nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW,
+        );
+        stat.is_ok_and(|stat| stat.st_mode & libc::S_ISVTX != 0)
     }
 
     /// Only for nodes made by [`Node::below`] or [`Node::child`].

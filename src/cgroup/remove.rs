@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Cgroup {
-    /// Removes the cgroup, those below it, and the parents that were made for it and are empty.
+    /// Removes the cgroup, those below it, and the parents that this runtime made and that are empty.
     ///
     /// Killed processes get a moment to leave. A cgroup that existed before the container stays.
     /// What is gone already is fine, so it can be called again, and it goes on after an error and
@@ -41,9 +41,12 @@ impl Cgroup {
             return Ok(());
         }
         remove_tree(&leaf, hierarchy.version, deadline)?;
-        for depth in (hierarchy.existing + 1..depth).rev() {
+        for depth in (1..depth).rev() {
+            let parent = self.node_at(hierarchy, depth);
+            // Made for this container, or for an earlier one that is gone.
+            let ours = depth > hierarchy.existing || parent.is_marked();
             // Another container may be in it by now; it stays then, and all above it.
-            if !matches!(self.node_at(hierarchy, depth).rmdir(), Ok(()) | Err(Errno::ENOENT)) {
+            if !ours || !matches!(parent.rmdir(), Ok(()) | Err(Errno::ENOENT)) {
                 break;
             }
         }

@@ -35,7 +35,6 @@ pub fn exec(root: PathBuf, args: Exec) -> Result<i32> {
         }
         None => from_flags(&container, &args)?,
     };
-    process.capabilities.limit_to_available()?;
     let absolute = |path: &PathBuf| std::path::absolute(path).context("working directory");
     let options = Options {
         root,

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::json;
 use ultari::security::capabilities;
-use ultari::spec::{SPEC_VERSION, mount};
+use ultari::spec::{SPEC_VERSION, memory_policy, mount};
 
 pub fn features() -> Result<()> {
     let features = json!({
@@ -24,8 +24,8 @@ pub fn features() -> Result<()> {
             "apparmor": {"enabled": true},
             "selinux": {"enabled": true},
             "intelRdt": {"enabled": false},
-            "memoryPolicy": {},
-            "mountExtensions": {"idmap": {"enabled": false}},
+            "memoryPolicy": {"modes": memory_policy::MODES, "flags": memory_policy::FLAGS},
+            "mountExtensions": {"idmap": {"enabled": true}},
             "netDevices": {"enabled": false}
         },
         "annotations": {

@@ -1,5 +1,6 @@
 //! One function a command: arguments in, library calls, output.
 
+mod check;
 mod exec;
 mod features;
 mod list;
@@ -77,6 +78,7 @@ fn try_dispatch(cli: Cli) -> Result<i32> {
             Container::open(&root, &container_id)?.resume().map(zero)
         }
         Command::Spec { bundle, rootless } => spec::spec(bundle, rootless).map(zero),
+        Command::Check { bundle, format } => check::check(&bundle, format),
         Command::Features => features::features().map(zero),
     }
 }

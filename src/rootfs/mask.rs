@@ -1,5 +1,6 @@
 //! `linux.maskedPaths` and `linux.readonlyPaths`.
 
+use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -31,11 +32,11 @@ pub fn open_null() -> Result<OwnedFd> {
 }
 
 /// Covers each path that exists: files with `null`, folders with one empty read-only tmpfs that
-/// all of them share.
+/// all of them share and which has the SELinux context `label`.
 ///
 /// # Errors
 /// Names the path.
-pub fn mask(root: &Root, paths: &[PathBuf], null: &OwnedFd) -> Result<()> {
+pub fn mask(root: &Root, paths: &[PathBuf], null: &OwnedFd, label: Option<&CStr>) -> Result<()> {
     let mut empty: Option<OwnedFd> = None;
     for path in paths {
         let Some(target) = existing(root, path, "linux.maskedPaths")? else { continue };
@@ -47,7 +48,7 @@ pub fn mask(root: &Root, paths: &[PathBuf], null: &OwnedFd) -> Result<()> {
             let tree = match &empty {
                 Some(tree) => clone_tree(tree, "", false)?,
                 None => {
-                    let tree = empty_folder().context("make an empty tmpfs")?;
+                    let tree = empty_folder(label).context("make an empty tmpfs")?;
                     attach(&tree, &target)?;
                     empty = Some(tree);
                     return Ok(());
@@ -61,9 +62,12 @@ pub fn mask(root: &Root, paths: &[PathBuf], null: &OwnedFd) -> Result<()> {
     Ok(())
 }
 
-fn empty_folder() -> nix::Result<OwnedFd> {
+fn empty_folder(label: Option<&CStr>) -> nix::Result<OwnedFd> {
     let fs = FsContext::open(c"tmpfs")?;
     fs.set(c"nr_inodes", Some(c"1"))?;
+    if let Some(label) = label {
+        fs.set(c"context", Some(label))?;
+    }
     fs.create()?;
     fs.mount(ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC)
 }

@@ -7,6 +7,7 @@
 
 pub mod copy_up;
 pub mod devices;
+pub mod idmap;
 pub mod mask;
 pub mod mounts;
 pub mod root;

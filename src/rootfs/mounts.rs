@@ -1,12 +1,14 @@
 //! Making the entries of `mounts`.
 
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::sys::stat::{Mode, fstat, mkdirat};
+use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::symlinkat;
 
 use super::copy_up;
@@ -14,7 +16,7 @@ use super::root::{Root, TargetKind, is_folder};
 use crate::cgroup;
 use crate::procfs::Proc;
 use crate::spec::mount::{ATTR_RDONLY, Kind, Mount, Propagation};
-use crate::sys::mount::{FsContext, MountAttr, attach, clone_tree, set_attr};
+use crate::sys::mount::{FsContext, MountAttr, attach, clone_tree, set_attr, set_label};
 
 /// What the mounts need to know beside the root.
 pub struct Surroundings<'a> {
@@ -22,6 +24,8 @@ pub struct Surroundings<'a> {
     pub cgroup: &'a cgroup::Location,
     /// Whether the container has a cgroup namespace, so that it can't see other cgroups.
     pub cgroup_namespace: bool,
+    /// The SELinux context of new filesystems.
+    pub label: Option<&'a CStr>,
 }
 
 /// A detached copy of what a bind mount shows.
@@ -36,8 +40,8 @@ pub fn open_source(mount: &Mount) -> Result<Option<OwnedFd>> {
 }
 
 /// Whether bind mount sources must be opened before the mount tree is cut off from the host's,
-/// because what is mounted below them later has to appear on the host too. Where the host shares
-/// nothing they need not, and then all mounts are made in their order.
+/// because what is mounted below them later has to appear here, or on the host too. Where the host
+/// shares nothing they need not, and then all mounts are made in their order.
 ///
 /// # Errors
 /// When `/proc` can't be read.
@@ -46,9 +50,10 @@ pub fn any_shared(mounts: &[Mount], proc: &Proc) -> Result<bool> {
         && proc.read("self/mountinfo").context("read the mount table")?.contains(" shared:"))
 }
 
-/// Whether `mount` is to share its mounts with the host.
+/// Whether `mount` is to share its mounts with the host, or the host's with it.
 pub fn is_shared(mount: &Mount) -> bool {
-    mount.propagation.is_some_and(|propagation| propagation.flag == libc::MS_SHARED)
+    let follows = |p: Propagation| matches!(p.flag, libc::MS_SHARED | libc::MS_SLAVE);
+    matches!(mount.kind, Kind::Bind { .. }) && mount.propagation.is_some_and(follows)
 }
 
 /// Makes one mount; `source` is what [`open_source`] gave when that ran earlier. Returns a tmpfs
@@ -67,13 +72,18 @@ pub fn make(
         Kind::Bind { .. } => {
             let tree = match source {
                 Some(tree) => Some(tree),
-                None => open_source(mount)?,
+                None => {
+                    ensure!(mount.idmap.is_none(), "an id-mapped mount without its source");
+                    open_source(mount)?
+                }
             };
             bind(root, mount, &tree.context("a bind mount without a source")?).map(|()| None)
         }
-        Kind::Filesystem { .. } => filesystem(root, mount),
+        Kind::Filesystem { .. } => filesystem(root, mount, around.label),
         Kind::Cgroup => cgroups(root, mount, around).map(|()| None),
-        Kind::Remount => remount(root, mount).map(|()| None),
+        Kind::Remount { data, mount_only } => {
+            remount(root, mount, data, *mount_only).map(|()| None)
+        }
     };
     made.with_context(|| mount.property.clone())
 }
@@ -117,7 +127,31 @@ fn bind(root: &Root, mount: &Mount, tree: &OwnedFd) -> Result<()> {
     attach(tree, &target).context("attach the mount")
 }
 
-fn filesystem(root: &Root, mount: &Mount) -> Result<Option<OwnedFd>> {
+/// What the kernel refused, with the filesystem's own words about it, if it had any.
+fn refused(fs: &FsContext, errno: Errno, what: String) -> anyhow::Error {
+    let said = fs.complaint().filter(|said| !said.is_empty());
+    let said = said.map(|said| format!(" ({said})")).unwrap_or_default();
+    anyhow::Error::new(errno).context(format!("{what}{said}"))
+}
+
+fn set_parameters(fs: &FsContext, name: &str, data: &[(CString, Option<CString>)]) -> Result<()> {
+    for (key, value) in data {
+        match fs.set(key, value.as_deref()) {
+            Ok(()) => {}
+            // Filesystems with a version counter have come to keep it always; few still take the
+            // word, and mount(2) had it for all.
+            Err(_) if key.as_bytes() == b"iversion" => {}
+            Err(errno) => {
+                let value = value.as_ref().map(|v| format!("={}", v.to_string_lossy()));
+                let option = format!("{}{}", key.to_string_lossy(), value.unwrap_or_default());
+                return Err(refused(fs, errno, format!("{name} refuses the option {option:?}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn filesystem(root: &Root, mount: &Mount, label: Option<&CStr>) -> Result<Option<OwnedFd>> {
     let Kind::Filesystem { fstype, source, data, copy_up } = &mount.kind else { return Ok(None) };
     let name = fstype.to_string_lossy();
     // The kernel's own interfaces must be where everybody expects them.
@@ -127,28 +161,17 @@ fn filesystem(root: &Root, mount: &Mount) -> Result<Option<OwnedFd>> {
     };
     let fs = FsContext::open(fstype)
         .with_context(|| format!("type {name:?}: is this filesystem known to the kernel?"))?;
-    let refused = |errno: Errno, what: String| {
-        let said = fs.complaint().filter(|said| !said.is_empty());
-        let said = said.map(|said| format!(" ({said})")).unwrap_or_default();
-        anyhow::Error::new(errno).context(format!("{what}{said}"))
-    };
+    let refused = |errno, what| refused(&fs, errno, what);
     fs.set(c"source", Some(source)).map_err(|errno| refused(errno, format!("source of {name}")))?;
     if mount.attr.set & ATTR_RDONLY != 0 && !is_pseudo(fstype.as_bytes()) {
         fs.set(c"ro", None).map_err(|errno| refused(errno, format!("{name}: option ro")))?;
     }
-    for (key, value) in data {
-        fs.set(key, value.as_deref())
-            .or_else(|errno| match key.as_bytes() {
-                // Filesystems with a version counter have come to keep it always; few still take the
-                // word, and mount(2) had it for all.
-                b"iversion" => Ok(()),
-                _ => Err(errno),
-            })
-            .map_err(|errno| {
-                let value = value.as_ref().map(|v| format!("={}", v.to_string_lossy()));
-                let option = format!("{}{}", key.to_string_lossy(), value.unwrap_or_default());
-                refused(errno, format!("{name} refuses the option {option:?}"))
-            })?;
+    set_parameters(&fs, &name, data)?;
+    // A context among the mount's own options is meant for it alone.
+    let label = label.filter(|_| !data.iter().any(|(key, _)| key.as_bytes() == b"context"));
+    if let Some(label) = label.filter(|_| takes_label(fstype.as_bytes())) {
+        fs.set(c"context", Some(label))
+            .map_err(|errno| refused(errno, format!("linux.mountLabel: {name} refuses it")))?;
     }
     fs.create().map_err(|errno| refused(errno, format!("make the {name} filesystem")))?;
     let late_readonly = fstype.as_bytes() == b"tmpfs" && mount.attr.set & ATTR_RDONLY != 0;
@@ -156,6 +179,9 @@ fn filesystem(root: &Root, mount: &Mount) -> Result<Option<OwnedFd>> {
     let tree = fs.mount(now).map_err(|errno| refused(errno, format!("mount the {name}")))?;
     if *copy_up {
         copy_up::copy(&target, &tree).context("option tmpcopyup: copy the image's content")?;
+    }
+    if let Some(label) = label.filter(|_| fstype.as_bytes() == b"mqueue") {
+        set_label(&tree, label).context("linux.mountLabel: label the mqueue")?;
     }
     if mount.recursive_attr != MountAttr::default() {
         set_attr(&tree, mount.recursive_attr, true).context("set the mount's options")?;
@@ -171,10 +197,37 @@ fn is_pseudo(fstype: &[u8]) -> bool {
     matches!(fstype, b"proc" | b"sysfs" | b"tmpfs" | b"devpts" | b"mqueue" | b"overlay")
 }
 
-fn remount(root: &Root, mount: &Mount) -> Result<()> {
+/// Whether SELinux lets a mount of this filesystem say the label of its files: those of the
+/// kernel's interfaces come from the policy, and the queues of a namespace have one superblock
+/// that is there already.
+fn takes_label(fstype: &[u8]) -> bool {
+    !matches!(fstype, b"proc" | b"sysfs" | b"mqueue")
+}
+
+fn remount(
+    root: &Root,
+    mount: &Mount,
+    data: &[(CString, Option<CString>)],
+    mount_only: bool,
+) -> Result<()> {
     let target = root.open(&mount.destination, OFlag::O_PATH).context("open the destination")?;
+    if !data.is_empty() {
+        reconfigure(&target, data).context("option remount")?;
+    }
     set_attributes(&target, mount)?;
+    let writable = mount.attr.clear & ATTR_RDONLY != 0 && !mount_only;
+    let readonly = |flags: FsFlags| flags.contains(FsFlags::ST_RDONLY);
+    if writable && readonly(fstatvfs(&target).context("examine the mount")?.flags()) {
+        // The mount no longer is, so the filesystem itself must be.
+        reconfigure(&target, &[(c"rw".into(), None)]).context("option remount")?;
+    }
     mount.propagation.map_or(Ok(()), |propagation| set_propagation(&target, propagation))
+}
+
+fn reconfigure(target: &OwnedFd, data: &[(CString, Option<CString>)]) -> Result<()> {
+    let fs = FsContext::pick(target).context("take the filesystem (is it a mount point?)")?;
+    set_parameters(&fs, "the filesystem", data)?;
+    fs.reconfigure().map_err(|errno| refused(&fs, errno, "change the filesystem".to_owned()))
 }
 
 fn cgroups(root: &Root, mount: &Mount, around: &Surroundings) -> Result<()> {
@@ -186,6 +239,9 @@ fn cgroups(root: &Root, mount: &Mount, around: &Surroundings) -> Result<()> {
     let fs = FsContext::open(c"tmpfs").context("make a tmpfs for the cgroup hierarchies")?;
     fs.set(c"source", Some(c"cgroup")).context("tmpfs: source")?;
     fs.set(c"mode", Some(c"755")).context("tmpfs: mode")?;
+    if let Some(label) = around.label {
+        fs.set(c"context", Some(label)).context("linux.mountLabel: tmpfs refuses it")?;
+    }
     fs.create().context("make a tmpfs for the cgroup hierarchies")?;
     let readonly = mount.attr.set & ATTR_RDONLY;
     let top = fs.mount(mount.attr.set & !readonly).context("mount it")?;

@@ -4,17 +4,21 @@
 //! property is dropped silently: what cannot be served is refused here, by name.
 
 pub mod default;
+pub mod list;
+pub mod memory_policy;
 pub mod mount;
 pub mod namespace;
 pub mod process;
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use oci_spec::runtime as oci;
 use serde_json::Value;
 
+pub use memory_policy::MemoryPolicy;
 pub use mount::{Mount, Propagation};
 pub use namespace::{IdMapping, Namespaces, TimeOffset};
 pub use process::Process;
@@ -41,6 +45,8 @@ pub struct Config {
     pub domainname: Option<String>,
     /// What to mount, in order.
     pub mounts: Vec<Mount>,
+    /// SELinux context of new filesystems; none when SELinux is not enabled.
+    pub mount_label: Option<CString>,
     /// Programs to run at points of the life cycle.
     pub hooks: Hooks,
     /// Free-form labels.
@@ -63,6 +69,8 @@ pub struct Config {
     pub readonly_paths: Vec<PathBuf>,
     /// `personality(2)` domain.
     pub personality: Option<u64>,
+    /// Where memory comes from.
+    pub memory_policy: Option<MemoryPolicy>,
     /// What is odd but no error.
     pub warnings: Vec<String>,
 }
@@ -138,11 +146,20 @@ pub fn load(bundle: &Path) -> Result<(Config, Vec<u8>)> {
 pub fn parse(text: &[u8], bundle: &Path) -> Result<Config> {
     let mut warnings = Vec::new();
     let mut value: Value = serde_json::from_slice(text).context("not valid JSON")?;
+    let mut affinity = None;
     if let Some(process) = value.get_mut("process") {
+        affinity = process::take_affinity(process)?;
         complete_process(process, &mut warnings);
     }
+    if let Some(resources) = value.pointer_mut("/linux/resources") {
+        complete_resources(resources);
+    }
     let spec: oci::Spec = deserialize(value)?;
-    convert(&spec, bundle, warnings)
+    let mut config = convert(&spec, bundle, warnings)?;
+    if let Some(process) = &mut config.process {
+        process.exec_affinity = affinity;
+    }
+    Ok(config)
 }
 
 /// Checks the text of a process.json as `exec --process` takes it.
@@ -151,16 +168,35 @@ pub fn parse(text: &[u8], bundle: &Path) -> Result<Config> {
 /// Names the property and what is wrong with it.
 pub fn parse_process(text: &[u8], warnings: &mut Vec<String>) -> Result<Process> {
     let mut value: Value = serde_json::from_slice(text).context("not valid JSON")?;
+    let exec_affinity = process::take_affinity(&mut value)?;
     complete_process(&mut value, warnings);
     let process: oci::Process = deserialize(value)?;
-    process::convert(&process)
+    Ok(Process { exec_affinity, ..process::convert(&process)? })
+}
+
+/// A limit of processes that is not set is none; the types would make it 0.
+pub fn complete_resources(resources: &mut Value) {
+    let Some(resources) = resources.as_object_mut() else { return };
+    let limit = |pids: &Value| pids.get("limit").is_some_and(|limit| !limit.is_null());
+    if resources.get("pids").is_some_and(|pids| pids.is_object() && !limit(pids)) {
+        resources.remove("pids");
+    }
 }
 
 /// What the types are stricter about than the specification: names of capabilities that nobody
-/// knows are to be a warning, and a missing user is root.
+/// knows are to be a warning, and a missing user is root. Two flags of the scheduler have other
+/// names there.
 fn complete_process(process: &mut Value, warnings: &mut Vec<String>) {
     let Some(process) = process.as_object_mut() else { return };
     process.entry("user").or_insert_with(|| Value::Object(serde_json::Map::new()));
+    let flags = process.get_mut("scheduler").and_then(|scheduler| scheduler.get_mut("flags"));
+    for flag in flags.and_then(Value::as_array_mut).into_iter().flatten() {
+        match flag.as_str() {
+            Some("SCHED_FLAG_RESET_ON_FORK") => *flag = "SCHED_RESET_ON_FORK".into(),
+            Some("SCHED_FLAG_DL_OVERRUN") => *flag = "SCHED_FLAG_D_L_OVERRUN".into(),
+            _ => {}
+        }
+    }
     let sets = process.get_mut("capabilities").and_then(Value::as_object_mut);
     for set in sets.into_iter().flat_map(|sets| sets.values_mut()) {
         let Some(names) = set.as_array_mut() else { continue };
@@ -242,6 +278,38 @@ fn check_shape(value: &Value, path: &str) -> Result<()> {
     Ok(())
 }
 
+/// Properties of a config.json that the specification does not have.
+pub fn unknown_properties(value: &Value) -> Vec<String> {
+    let mut unknown = Vec::new();
+    let collect = |path: serde_ignored::Path| unknown.push(path.to_string().replace(".?", ""));
+    // What is not of the right type is reported elsewhere.
+    let _: Result<oci::Spec, _> = serde_ignored::deserialize(value, collect);
+    unknown
+}
+
+/// The properties that a config.json has, down to two levels below `process` and `linux`.
+pub fn property_paths(value: &Value) -> Vec<String> {
+    let mut paths = Vec::new();
+    let names = |value: &Value| -> Vec<String> {
+        value.as_object().map(|object| object.keys().cloned().collect()).unwrap_or_default()
+    };
+    for name in names(value) {
+        if !matches!(name.as_str(), "process" | "linux" | "root" | "hooks") {
+            paths.push(name);
+            continue;
+        }
+        for inner in names(&value[&name]) {
+            if inner != "resources" {
+                paths.push(format!("{name}.{inner}"));
+                continue;
+            }
+            let resources = names(&value[&name][&inner]);
+            paths.extend(resources.into_iter().map(|last| format!("{name}.{inner}.{last}")));
+        }
+    }
+    paths
+}
+
 fn check_version(version: &str) -> Result<()> {
     let hint = "write the version of the OCI runtime specification, such as \"1.3.0\"";
     let core = version.split(['-', '+']).next().unwrap_or_default();
@@ -263,15 +331,13 @@ fn refuse_unsupported(linux: &oci::Linux) -> Result<()> {
     for (present, property) in [
         (linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()), "linux.netDevices"),
         (linux.intel_rdt().is_some(), "linux.intelRdt"),
-        (linux.memory_policy().is_some(), "linux.memoryPolicy"),
-        (linux.mount_label().as_ref().is_some_and(|l| !l.is_empty()), "linux.mountLabel"),
     ] {
         ensure!(!present, "{property}: not supported yet; remove it to run this bundle");
     }
     Ok(())
 }
 
-fn convert(spec: &oci::Spec, bundle: &Path, warnings: Vec<String>) -> Result<Config> {
+fn convert(spec: &oci::Spec, bundle: &Path, mut warnings: Vec<String>) -> Result<Config> {
     check_version(spec.version())?;
     let root = spec.root().as_ref().context("root: missing; it names the root filesystem")?;
     ensure!(!root.path().as_os_str().is_empty(), "root.path: empty");
@@ -297,8 +363,13 @@ fn convert(spec: &oci::Spec, bundle: &Path, warnings: Vec<String>) -> Result<Con
         hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
         domainname: spec.domainname().clone().filter(|name| !name.is_empty()),
         mounts: (mounts.iter().enumerate())
-            .map(|(index, mount)| mount::convert(index, mount, bundle))
+            .map(|(index, mount)| mount::convert(index, mount, bundle, &namespaces))
             .collect::<Result<_>>()?,
+        mount_label: linux
+            .and_then(|l| l.mount_label().as_deref())
+            .map(|label| mount::label(label, &mut warnings))
+            .transpose()?
+            .flatten(),
         hooks: spec.hooks().as_ref().map(hooks).transpose()?.unwrap_or_default(),
         annotations: annotations(spec)?,
         namespaces,
@@ -317,6 +388,10 @@ fn convert(spec: &oci::Spec, bundle: &Path, warnings: Vec<String>) -> Result<Con
         masked_paths: list(linux.map(|l| l.masked_paths()), "linux.maskedPaths")?,
         readonly_paths: list(linux.map(|l| l.readonly_paths()), "linux.readonlyPaths")?,
         personality: linux.and_then(|l| l.personality().as_ref()).map(personality).transpose()?,
+        memory_policy: linux
+            .and_then(|l| l.memory_policy().as_ref())
+            .map(memory_policy::convert)
+            .transpose()?,
         warnings,
     };
     check_isolation(&config)?;
@@ -324,7 +399,7 @@ fn convert(spec: &oci::Spec, bundle: &Path, warnings: Vec<String>) -> Result<Con
 }
 
 fn rootfs_propagation(word: &str) -> Result<Propagation> {
-    Propagation::parse(word).map(|p| Propagation { recursive: true, ..p }).with_context(|| {
+    Propagation::parse(word).with_context(|| {
         format!("linux.rootfsPropagation: {word:?} is none of shared, slave, private, unbindable")
     })
 }
@@ -495,6 +570,30 @@ mod tests {
     }
 
     #[test]
+    fn every_flag_of_the_scheduler_is_known() {
+        let names = ["RESET_ON_FORK", "RECLAIM", "DL_OVERRUN", "KEEP_POLICY", "KEEP_PARAMS"];
+        for (index, name) in names.iter().chain(&["UTIL_CLAMP_MIN", "UTIL_CLAMP_MAX"]).enumerate() {
+            let config = config(&format!(
+                r#","process":{{"user":{{}},"cwd":"/","args":["a"],
+                    "scheduler":{{"policy":"SCHED_OTHER","flags":["SCHED_FLAG_{name}"]}}}}"#
+            ));
+            let scheduler = config.unwrap().process.unwrap().scheduler.unwrap();
+            assert_eq!(scheduler.flags, 1 << index, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_limit_of_processes_that_is_not_set_is_none() {
+        for (pids, limit) in
+            [("{}", None), (r#"{"limit":null}"#, None), (r#"{"limit":0}"#, Some(0))]
+        {
+            let config = config(&format!(r#","linux":{{"resources":{{"pids":{pids}}}}}"#)).unwrap();
+            let resources = config.resources.unwrap();
+            assert_eq!(resources.pids().as_ref().map(|pids| pids.limit()), limit, "{pids}");
+        }
+    }
+
+    #[test]
     fn errors_name_the_property() {
         for (rest, property) in [
             (r#","process":{"user":{},"cwd":"/","args":"sh"}"#, "process.args"),
@@ -509,6 +608,12 @@ mod tests {
             ),
             (r#","linux":{"rootfsPropagation":"foo"}"#, "linux.rootfsPropagation"),
             (r#","annotations":{"":"x"}"#, "annotations"),
+            (r#","linux":{"resources":{"pids":[]}}"#, "linux.resources.pids"),
+            (r#","linux":{"memoryPolicy":{"mode":"MPOL_X"}}"#, "linux.memoryPolicy.mode"),
+            (
+                r#","linux":{"personality":{"domain":"LINUX","flags":["X"]}}"#,
+                "linux.personality.flags",
+            ),
             (r#","linux":{"resources":[]}"#, "linux.resources"),
             (r#","mounts":[["/a","tmpfs"]]"#, "mounts[0]"),
             (r#","hooks":{"poststop":[{"path":"/a","timeout":0}]}"#, "hooks.poststop[0].timeout"),

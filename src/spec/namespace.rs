@@ -29,7 +29,7 @@ pub struct Namespace {
 }
 
 /// One line of `uid_map` or `gid_map` (user_namespaces(7)).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdMapping {
     /// First id in the container.
     pub container: u32,
@@ -157,7 +157,11 @@ pub fn convert(linux: Option<&oci::Linux>) -> Result<Namespaces> {
     Ok(namespaces)
 }
 
-fn mappings(property: &str, list: &Option<Vec<oci::LinuxIdMapping>>) -> Result<Vec<IdMapping>> {
+/// Checks and converts the id mappings that `property` has.
+///
+/// # Errors
+/// When a mapping is empty.
+pub fn mappings(property: &str, list: &Option<Vec<oci::LinuxIdMapping>>) -> Result<Vec<IdMapping>> {
     let convert = |mapping: &oci::LinuxIdMapping| {
         ensure!(mapping.size() > 0, "{property}: a mapping has size 0");
         Ok(IdMapping {

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use oci_spec::runtime as oci;
+use serde_json::Value;
 
+use super::list;
 use crate::security::capabilities::Capabilities;
 use crate::sys::process::SchedAttr;
 use crate::sys::tty::WindowSize;
@@ -42,6 +44,17 @@ pub struct Process {
     pub scheduler: Option<SchedAttr>,
     /// I/O priority in the encoding of `ioprio_set(2)`.
     pub io_priority: Option<i32>,
+    /// Processors, for a process of `exec`.
+    pub exec_affinity: Option<Affinity>,
+}
+
+/// `process.execCPUAffinity`: bit n of word w is processor 64 w + n.
+#[derive(Clone, Debug)]
+pub struct Affinity {
+    /// Of the runtime, and of the process until it is in the container's cgroup.
+    pub initial: Option<Vec<u64>>,
+    /// Of the process from then on; without it the kernel's choice stays.
+    pub last: Option<Vec<u64>>,
 }
 
 /// Who the program runs as.
@@ -86,9 +99,12 @@ pub fn convert(process: &oci::Process) -> Result<Process> {
         process.cwd()
     );
     let user = process.user();
+    check_user(user)?;
+    let terminal = process.terminal().unwrap_or(false);
     Ok(Process {
-        terminal: process.terminal().unwrap_or(false),
-        console_size: console_size(process)?,
+        terminal,
+        // Without a terminal its size is to be ignored, whatever it is.
+        console_size: if terminal { console_size(process)? } else { None },
         args,
         env: environment(process.env().as_deref().unwrap_or_default())?,
         cwd: process.cwd().clone(),
@@ -106,7 +122,46 @@ pub fn convert(process: &oci::Process) -> Result<Process> {
         selinux_label: process.selinux_label().clone().filter(|label| !label.is_empty()),
         scheduler: process.scheduler().as_ref().map(scheduler).transpose()?,
         io_priority: process.io_priority().as_ref().map(io_priority).transpose()?,
+        exec_affinity: None,
     })
+}
+
+/// Takes `execCPUAffinity` out of the JSON of a process: the crate's type refuses empty lists,
+/// which the specification allows.
+///
+/// # Errors
+/// Names the property that is wrong.
+pub fn take_affinity(process: &mut Value) -> Result<Option<Affinity>> {
+    const PROPERTY: &str = "process.execCPUAffinity";
+    let found = process.as_object_mut().and_then(|process| process.remove("execCPUAffinity"));
+    let Some(value) = found.filter(|value| !value.is_null()) else { return Ok(None) };
+    let lists = value.as_object().with_context(|| format!("{PROPERTY}: must be an object"))?;
+    let cpus = |name: &str| match lists.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if text.is_empty() => Ok(None),
+        Some(Value::String(text)) => {
+            list::parse(&format!("{PROPERTY}.{name}"), text, list::MAX_CPUS).map(Some)
+        }
+        Some(_) => bail!("{PROPERTY}.{name}: must be a string such as \"0-3,7\""),
+    };
+    Ok(Some(Affinity { initial: cpus("initial")?, last: cpus("final")? }))
+}
+
+/// The highest number is no id: as an argument of the kernel it means "leave it as it is", so
+/// that such a user would stay root.
+fn check_user(user: &oci::User) -> Result<()> {
+    let groups = user.additional_gids().as_deref().unwrap_or_default();
+    for (property, id) in [("uid", user.uid()), ("gid", user.gid())]
+        .into_iter()
+        .chain(groups.iter().map(|gid| ("additionalGids", *gid)))
+    {
+        ensure!(id != u32::MAX, "process.user.{property}: {id} is not an id");
+    }
+    // NGROUPS_MAX
+    ensure!(groups.len() <= 65536, "process.user.additionalGids: more than 65536 groups");
+    let umask = user.umask().unwrap_or(0);
+    ensure!(umask <= 0o777, "process.user.umask: {umask} (octal {umask:o}) is above octal 777");
+    Ok(())
 }
 
 fn console_size(process: &oci::Process) -> Result<Option<WindowSize>> {
@@ -187,9 +242,11 @@ fn io_priority(priority: &oci::LinuxIOPriority) -> Result<i32> {
     Ok(class << 13 | level as i32)
 }
 
+/// sched_setattr(2); the numbers are those of include/uapi/linux/sched.h.
 fn scheduler(scheduler: &oci::Scheduler) -> Result<SchedAttr> {
     use oci::LinuxSchedulerPolicy as Policy;
-    let policy = match scheduler.policy() {
+    let policy = scheduler.policy();
+    let number = match policy {
         Policy::SchedOther => 0,
         Policy::SchedFifo => 1,
         Policy::SchedRr => 2,
@@ -211,18 +268,41 @@ fn scheduler(scheduler: &oci::Scheduler) -> Result<SchedAttr> {
             Flag::SchedFlagUtilClampMax => 0x40,
         };
     }
-    let Ok(priority) = u32::try_from(scheduler.priority().unwrap_or(0)) else {
-        bail!("process.scheduler.priority: must not be negative");
+    let nice = scheduler.nice().unwrap_or(0);
+    // The kernel would silently take the nearest.
+    ensure!((-20..=19).contains(&nice), "process.scheduler.nice: {nice} is not from -20 to 19");
+    let priority = scheduler.priority().unwrap_or(0);
+    match policy {
+        Policy::SchedFifo | Policy::SchedRr => ensure!(
+            (1..=99).contains(&priority),
+            "process.scheduler.priority: {priority} is not from 1 to 99, as {policy} needs it"
+        ),
+        _ => ensure!(
+            priority == 0,
+            "process.scheduler.priority: {priority} means nothing to {policy}; it is for \
+             SCHED_FIFO and SCHED_RR"
+        ),
+    }
+    let time = |name: &str, value: &Option<u64>| -> Result<u64> {
+        let value = value.unwrap_or(0);
+        ensure!(
+            value == 0 || *policy == Policy::SchedDeadline,
+            "process.scheduler.{name}: means nothing to {policy}; it is for SCHED_DEADLINE"
+        );
+        Ok(value)
     };
     Ok(SchedAttr {
         size: 0,
-        policy,
+        policy: number,
         flags,
-        nice: scheduler.nice().unwrap_or(0),
-        priority,
-        runtime: scheduler.runtime().unwrap_or(0),
-        deadline: scheduler.deadline().unwrap_or(0),
-        period: scheduler.period().unwrap_or(0),
+        nice,
+        priority: priority as u32,
+        runtime: time("runtime", scheduler.runtime())?,
+        deadline: time("deadline", scheduler.deadline())?,
+        period: time("period", scheduler.period())?,
+        // The specification has the flags but no values: the widest clamp.
+        util_min: 0,
+        util_max: 1024,
     })
 }
 
@@ -261,6 +341,49 @@ mod tests {
         ] {
             let error = format!("{:#}", process(json).unwrap_err());
             assert!(error.starts_with(property), "{error}");
+        }
+    }
+
+    #[test]
+    fn bad_users_and_schedulers_name_their_property() {
+        let last = u32::MAX;
+        for (property, json) in [
+            ("process.user.uid", format!(r#"{{"user":{{"uid":{last}}}"#)),
+            ("process.user.gid", format!(r#"{{"user":{{"gid":{last}}}"#)),
+            ("process.user.additionalGids", format!(r#"{{"user":{{"additionalGids":[{last}]}}"#)),
+            ("process.user.umask", r#"{"user":{"umask":512}"#.into()),
+        ] {
+            let error = process(&format!(r#"{json},"cwd":"/","args":["a"]}}"#)).unwrap_err();
+            assert!(error.to_string().starts_with(property), "{error}");
+        }
+        for (property, json) in [
+            ("nice", r#""policy":"SCHED_OTHER","nice":20"#),
+            ("nice", r#""policy":"SCHED_BATCH","nice":-21"#),
+            ("priority", r#""policy":"SCHED_FIFO""#),
+            ("priority", r#""policy":"SCHED_RR","priority":100"#),
+            ("priority", r#""policy":"SCHED_FIFO","priority":-1"#),
+            ("priority", r#""policy":"SCHED_IDLE","priority":1"#),
+            ("runtime", r#""policy":"SCHED_OTHER","runtime":1"#),
+            ("deadline", r#""policy":"SCHED_FIFO","priority":1,"deadline":1"#),
+            ("period", r#""policy":"SCHED_BATCH","period":1"#),
+        ] {
+            let json = format!(r#"{{"user":{{}},"cwd":"/","args":["a"],"scheduler":{{{json}}}}}"#);
+            let error = process(&json).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("process.scheduler.{property}: ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn affinity_is_taken_out_and_checked() {
+        let mut value = serde_json::json!({"execCPUAffinity": {"initial": "", "final": "0-1,4"}});
+        let affinity = take_affinity(&mut value).unwrap().unwrap();
+        assert_eq!((affinity.initial, affinity.last), (None, Some(vec![0b10011])));
+        assert_eq!(value, serde_json::json!({}));
+        for lists in ["{\"final\":\"x\"}", "{\"final\":1}"] {
+            let mut value =
+                serde_json::from_str(&format!("{{\"execCPUAffinity\":{lists}}}")).unwrap();
+            let error = take_affinity(&mut value).unwrap_err().to_string();
+            assert!(error.starts_with("process.execCPUAffinity.final"), "{error}");
         }
     }
 }

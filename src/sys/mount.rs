@@ -150,6 +150,36 @@ impl FsContext {
         }
     }
 
+    /// `fspick(2)`: the filesystem of the mount `mount`, to be changed and then [reconfigured].
+    ///
+    /// [reconfigured]: FsContext::reconfigure
+    ///
+    /// # Errors
+    /// `EINVAL` when `mount` is not a mount's root.
+    pub fn pick(mount: impl AsFd) -> nix::Result<Self> {
+        const FSPICK_CLOEXEC: u32 = 1;
+        const FSPICK_EMPTY_PATH: u32 = 8;
+        // SAFETY: the path is an empty string; the call returns a new descriptor.
+        let fd = unsafe {
+            check_fd(libc::syscall(
+                libc::SYS_fspick,
+                mount.as_fd().as_raw_fd(),
+                c"".as_ptr(),
+                FSPICK_CLOEXEC | FSPICK_EMPTY_PATH,
+            ))
+        }?;
+        Ok(Self(fd))
+    }
+
+    /// Changes the superblock of a context from [`FsContext::pick`].
+    ///
+    /// # Errors
+    /// `EPERM` when it belongs to another user namespace, and what the filesystem refuses.
+    pub fn reconfigure(&self) -> nix::Result<()> {
+        const FSCONFIG_CMD_RECONFIGURE: u32 = 7;
+        self.config(FSCONFIG_CMD_RECONFIGURE, None, None)
+    }
+
     /// What the filesystem itself said about the last error, if anything.
     pub fn complaint(&self) -> Option<String> {
         let mut text = [0u8; 512];
@@ -157,6 +187,31 @@ impl FsContext {
         let line = String::from_utf8_lossy(&text[..len]);
         Some(line.trim_start_matches("e ").trim().to_owned())
     }
+}
+
+/// Sets the SELinux context of the folder that is `mount`'s root.
+///
+/// # Errors
+/// Those of `setxattr(2)`: `EOPNOTSUPP` without SELinux, `EINVAL` for a context that its policy
+/// does not know.
+pub fn set_label(mount: impl AsFd, label: &CStr) -> nix::Result<()> {
+    let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_CLOEXEC;
+    let folder = nix::fcntl::openat(mount, ".", flags, nix::sys::stat::Mode::empty())?;
+    let value = label.to_bytes_with_nul();
+    // SAFETY: the name is NUL-terminated, and `value` is valid for the length given.
+    check(
+        unsafe {
+            libc::fsetxattr(
+                folder.as_raw_fd(),
+                c"security.selinux".as_ptr(),
+                value.as_ptr().cast(),
+                value.len(),
+                0,
+            )
+        }
+        .into(),
+    )
+    .map(drop)
 }
 
 /// `pivot_root(".", ".")` in the current folder, then drops the old root that it uncovered.

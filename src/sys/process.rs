@@ -200,17 +200,18 @@ pub fn set_personality(domain: u64) -> nix::Result<()> {
 /// # Errors
 /// `EINVAL` when the cpuset is empty.
 pub fn reset_affinity() -> nix::Result<()> {
-    set_affinity(&[u8::MAX; 1024])
+    set_affinity(&[u64::MAX; 128])
 }
 
-/// Binds the calling thread to the processors whose bits are set in `mask`.
+/// Binds the calling thread to the processors whose bits are set: bit n of word w is processor
+/// 64 w + n.
 ///
 /// # Errors
 /// `EINVAL` when none of them is allowed.
-pub fn set_affinity(mask: &[u8]) -> nix::Result<()> {
-    // SAFETY: pointer and length belong together.
-    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, mask.len(), mask.as_ptr()) })
-        .map(drop)
+pub fn set_affinity(cpus: &[u64]) -> nix::Result<()> {
+    let (size, mask) = (size_of_val(cpus), cpus.as_ptr());
+    // SAFETY: pointer and length in bytes belong together.
+    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size, mask) }).map(drop)
 }
 
 /// `ioprio_set(2)` for the calling thread; `value` is class and level in the kernel's encoding.
@@ -236,6 +237,8 @@ pub struct SchedAttr {
     pub runtime: u64,
     pub deadline: u64,
     pub period: u64,
+    pub util_min: u32,
+    pub util_max: u32,
 }
 
 /// `sched_setattr(2)` for the calling thread.
@@ -253,8 +256,9 @@ pub fn set_scheduler(mut attr: SchedAttr) -> nix::Result<()> {
 /// # Errors
 /// `EINVAL` for a mode or node that the kernel does not have.
 pub fn set_memory_policy(mode: u32, nodes: &[u64]) -> nix::Result<()> {
-    let bits = if nodes.is_empty() { 0 } else { nodes.len() * 64 + 1 };
-    // SAFETY: pointer and bit count belong together.
+    // The kernel takes one from the count.
+    let bits = nodes.len() * 64 + 1;
+    // SAFETY: pointer and bit count belong together; of an empty list nothing is read.
     check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, nodes.as_ptr(), bits) }).map(drop)
 }
 

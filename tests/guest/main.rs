@@ -4,6 +4,8 @@
 //! actions in turn and prints a JSON array with one result each: `ok…` or the name of the errno.
 //! `report` takes actions too, and has their results as `actions`.
 
+mod kernel;
+
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -272,6 +274,8 @@ fn report() -> Value {
         "gid_map": numbers(&read("/proc/self/gid_map")),
         "timens_offsets": read("/proc/self/timens_offsets"),
         "personality": read("/proc/self/personality").trim(),
+        "scheduler": kernel::scheduler(),
+        "memory_policy": kernel::memory_policy(),
         "tty": terminals(),
         "interfaces": links("/sys/class/net").keys().collect::<Vec<_>>(),
     })

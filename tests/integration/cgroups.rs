@@ -439,6 +439,23 @@ fn missing_parents_are_made_with_their_controllers() {
 }
 
 #[test]
+fn a_shared_parent_goes_with_the_last_container_in_it() {
+    let parent = format!("{}/shared-{}", host().cgroup, std::process::id());
+    let sandboxes = ["first", "second"].map(|name| {
+        let mut sandbox = sleeper(name, json!({}));
+        sandbox.config["linux"]["cgroupsPath"] = json!(format!("{parent}/{}", sandbox.id));
+        sandbox.run_detached();
+        sandbox
+    });
+    let left = || HIERARCHIES.iter().filter(|h| h.join(&parent[1..]).exists()).count();
+    // The one that made it goes first.
+    sandboxes[0].delete_forced().ok();
+    assert_eq!(left(), HIERARCHIES.len());
+    sandboxes[1].delete_forced().ok();
+    assert_eq!(left(), 0);
+}
+
+#[test]
 fn only_what_was_made_is_removed() {
     let mut sandbox = sleeper("foreign", json!({}));
     let path = format!("{}/made/leaf", sandbox.cgroup());

@@ -176,3 +176,18 @@ fn the_hosts_cgroups_are_not_writable() {
     ]);
     assert!(outcomes.iter().all(|outcome| outcome != "ok"), "{outcomes:?}");
 }
+
+#[test]
+fn a_pipe_or_device_in_place_of_passwd_holds_nobody_up() {
+    // The runtime reads it for HOME, in every exec too.
+    let mut sandbox = Sandbox::with_script("passwd", "echo $HOME");
+    let env = sandbox.config["process"]["env"].as_array_mut().unwrap();
+    env.retain(|entry| !entry.as_str().unwrap().starts_with("HOME="));
+    let passwd = sandbox.rootfs().join("etc/passwd");
+    fs::remove_file(&passwd).unwrap();
+    nix::unistd::mkfifo(&passwd, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    sandbox.run().ok().prints("/");
+    fs::remove_file(&passwd).unwrap();
+    symlink("/dev/zero", &passwd).unwrap();
+    sandbox.run().ok().prints("/");
+}

@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod cgroups;
+mod check;
 mod escapes;
 mod exec;
 mod features;
@@ -14,10 +15,13 @@ mod filesystem;
 mod hooks;
 mod host_mounts;
 mod identity;
+mod idmap;
 mod leftovers;
 mod lifecycle;
+mod mounts;
 mod namespaces;
 mod process;
+mod properties;
 mod real_configs;
 mod seccomp;
 mod start_errors;

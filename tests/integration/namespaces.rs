@@ -237,6 +237,19 @@ fn user_namespace_with_maps() {
 }
 
 #[test]
+fn user_namespace_brings_capabilities_that_the_caller_lacks() {
+    let mut sandbox = Sandbox::new("usercaps");
+    with_user_namespace(&mut sandbox);
+    let set = json!(["CAP_SYS_RESOURCE", "CAP_KILL"]);
+    sandbox.config["process"]["capabilities"] =
+        json!({"bounding": set, "effective": set, "permitted": set});
+    let report = sandbox.probe();
+    for name in ["CapEff", "CapPrm", "CapBnd"] {
+        assert_eq!(report["status"][name], "0000000001000020", "{name}");
+    }
+}
+
+#[test]
 fn user_namespace_with_several_maps_and_a_user_in_it() {
     let mut sandbox = Sandbox::new("maps");
     with_user_namespace(&mut sandbox);
