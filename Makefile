@@ -2,6 +2,8 @@
 
 # The program that `demo` and `bench` drive; any runtime with runc's command line will do.
 ULTARI  ?= bin/ultari
+# What `conformance` compares; the names of others, or paths, can be added.
+RUNTIMES ?= ultari
 PREFIX  ?= /usr/local
 DESTDIR ?=
 
@@ -36,12 +38,12 @@ apt-get -qq -o DPkg::Lock::Timeout=600 update && \
 apt-get -qq -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends $$missing >/dev/null
 endef
 
-.PHONY: help build demo bundles test bench install clean deps deps-test deps-bench toolchain root
+.PHONY: help build demo bundles test bench conformance install clean deps deps-test deps-bench toolchain root
 
 help: ## List these targets
 	@echo "Ultari: a low-level OCI container runtime. Targets:"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
-		printf '  %-9s %s\n' "$$name" "$$text"; \
+		printf '  %-11s %s\n' "$$name" "$$text"; \
 	done
 
 build: deps toolchain ## Build the optimised static program: bin/ultari
@@ -86,6 +88,11 @@ test: root deps-test toolchain ## Check format and lints, run the unit and integ
 bench: root deps-bench build ## Compare with crun, runc and the kernel's own floor
 	cargo build $(CARGO_ARGS) --release --example floor
 	ULTARI=$(ULTARI) FLOOR=$(RELEASE)/examples/floor OUT=$(TARGET_DIR)/bench benches/run
+
+# The suite's programs are driven as they are; building them is their own README's business.
+conformance: root deps-test $(if $(filter bin/ultari,$(ULTARI)),build) ## Run a built runtime-tools checkout: RUNTIME_TOOLS=DIR
+	@[ -n "$(RUNTIME_TOOLS)" ] || { echo "RUNTIME_TOOLS=DIR: a built checkout of opencontainers/runtime-tools is needed" >&2; exit 1; }
+	@ULTARI="$(ULTARI)" RUNTIMES="$(RUNTIMES)" tests/conformance/run "$(RUNTIME_TOOLS)"
 
 install: ## Install bin/ultari to $(DESTDIR)$(PREFIX)/bin (after `make build`)
 	@[ -x bin/ultari ] || { echo "bin/ultari is not there: run make build first" >&2; exit 1; }

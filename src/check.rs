@@ -255,7 +255,15 @@ fn check_process(process: &Process, config: &Config, report: &mut Report) {
     }
     let may_raise = crate::sys::process::capget()
         .is_ok_and(|sets| sets.effective & 1 << caps::Capability::CAP_SYS_RESOURCE.index() != 0);
+    // No privilege raises the number of open files above this (proc_sys_fs(5)).
+    let files = std::fs::read_to_string("/proc/sys/fs/nr_open").ok();
+    let files = files.and_then(|text| text.trim().parse::<u64>().ok());
     for limit in &process.rlimits {
+        if limit.name == "RLIMIT_NOFILE" && files.is_some_and(|most| limit.hard > most) {
+            let reason = format!("{} is above this kernel's fs.nr_open", limit.hard);
+            report.no("process.rlimits (RLIMIT_NOFILE)", reason);
+            continue;
+        }
         let hard = resource(limit.resource).and_then(|resource| getrlimit(resource).ok());
         if let Some((_, hard)) = hard
             && limit.hard > hard

@@ -92,6 +92,10 @@ impl Container {
         Self { folder, record, proc, config: config.into() }
     }
 
+    pub(crate) fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
     pub(crate) fn proc(&self) -> &Proc {
         &self.proc
     }

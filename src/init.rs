@@ -57,6 +57,8 @@ pub struct NewContainer<'a> {
     pub record: &'a Record,
     /// Bind mount sources that the parent had to open, by index of `mounts`.
     pub sources: Vec<Option<OwnedFd>>,
+    /// Its root, where that was attached in the caller's mount namespace.
+    pub root: Option<OwnedFd>,
     /// Move the root instead of `pivot_root`.
     pub no_pivot: bool,
     /// Holds the lock that says "not yet executed".
@@ -78,10 +80,17 @@ pub fn new_container(mut plan: NewContainer, channel: Channel) -> ! {
     })
 }
 
-/// Joins the container whose first process is `target` and becomes the program.
-pub fn joined(plan: &Common, target: &OwnedFd, flags: CloneFlags, channel: Channel) -> ! {
+/// Joins the container whose first process is `target` and becomes the program. `root`: its root
+/// folder, where that is not the root of its mount namespace.
+pub fn joined(
+    plan: &Common,
+    target: &OwnedFd,
+    flags: CloneFlags,
+    root: Option<OwnedFd>,
+    channel: Channel,
+) -> ! {
     finish(channel, |channel| {
-        let console = join(plan, target, flags, channel)?;
+        let console = join(plan, target, flags, root, channel)?;
         become_program(plan, channel, Gate::Channel, console, (&[], &String::new))
     })
 }
@@ -184,12 +193,17 @@ fn set_names(config: &Config) -> Result<()> {
 fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
     let config = plan.config;
     // Mounts shared with the host must be opened while they still are.
-    for (mount, source) in config.mounts.iter().zip(&mut plan.sources) {
-        if source.is_none() && mounts::is_shared(mount) {
-            *source = mounts::open_source(mount)?;
+    if mounts::any_shared(&config.mounts, plan.common.proc)? {
+        for (mount, source) in config.mounts.iter().zip(&mut plan.sources) {
+            if source.is_none() && mounts::is_shared(mount) {
+                *source = mounts::open_source(mount)?;
+            }
         }
     }
-    let root = rootfs::take_current_folder(config)?;
+    let root = match plan.root.take() {
+        Some(tree) => Root::new(tree),
+        None => rootfs::take_current_folder(config)?,
+    };
     let around = mounts::Surroundings {
         cgroup: &plan.record.cgroup,
         cgroup_namespace: config.namespaces.get(Ns::Cgroup).is_some(),
@@ -207,8 +221,8 @@ fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
         }
         late.extend(mounts::make(&root, mount, source.take(), &around)?);
     }
-    let own_mounts = config.namespaces.is_new(Ns::Mount);
-    if own_mounts && !mounts::has_host_dev(&config.mounts) {
+    let joined = config.namespaces.get(Ns::Mount).is_some_and(|ns| ns.path.is_some());
+    if !joined && !mounts::has_host_dev(&config.mounts) {
         let bind = config.namespaces.get(Ns::User).is_some();
         devices::make_all(&root, &config.devices, bind)?;
     }
@@ -291,11 +305,18 @@ fn join(
     plan: &Common,
     target: &OwnedFd,
     flags: CloneFlags,
+    root: Option<OwnedFd>,
     channel: &Channel,
 ) -> Result<Option<OwnedFd>> {
     reset_signals(plan.proc)?;
     channel.expect(&Message::Placed)?;
-    setns(target, flags).context("exec: join the container's namespaces")?;
+    if !flags.is_empty() {
+        setns(target, flags).context("exec: join the container's namespaces")?;
+    }
+    if let Some(root) = root {
+        nix::unistd::fchdir(&root).context("exec: change into the container's root")?;
+        nix::unistd::chroot(".").context("exec: chroot into the container's root")?;
+    }
     if flags.contains(CloneFlags::CLONE_NEWUSER) {
         become_root()?;
     }

@@ -20,7 +20,7 @@ use crate::container::{Container, Status, state_json, wait_for_exec};
 use crate::init::{self, Common, Gate, NewContainer};
 use crate::procfs::Proc;
 use crate::resctrl::Groups;
-use crate::rootfs::idmap;
+use crate::rootfs::{self, idmap};
 use crate::security::seccomp;
 use crate::spec::{self, Config, Namespaces, Process};
 use crate::state::{Folder, Init, InitFile, Record};
@@ -293,10 +293,18 @@ fn make(
         Some(socket) => Gate::Socket(socket.try_clone().context("duplicate the gate's socket")?),
         None => Gate::Channel,
     };
+    let root = match config.namespaces.get(Ns::Mount) {
+        Some(_) => None,
+        None => {
+            let target = container.folder().make_rootfs()?;
+            Some(rootfs::attach_in_host(&config.rootfs, &target)?)
+        }
+    };
     let plan = NewContainer {
         config,
         record,
         sources: idmap::open_sources(config, proc)?,
+        root,
         no_pivot: options.no_pivot,
         init_file,
         gate: child_gate,
@@ -437,8 +445,11 @@ fn place(
 }
 
 fn runtime_hooks(record: &Record, config: &Config, pid: i32) -> Result<()> {
-    let state = state_json(record, Status::Creating, pid).to_string();
+    // These were part of `start` once, and are still told so (runtime.md, "Lifecycle": their step
+    // is after the one that is called creating).
+    let state = state_json(record, Status::Created, pid).to_string();
     hooks::run_all("prestart", &config.hooks.prestart, &state, &record.bundle)?;
+    let state = state_json(record, Status::Creating, pid).to_string();
     hooks::run_all("createRuntime", &config.hooks.create_runtime, &state, &record.bundle)
 }
 
@@ -448,6 +459,18 @@ fn open_gate(child: &Child, path: &Path, socket: &OwnedFd) -> Result<()> {
     bind(socket.as_raw_fd(), &address).context("make the gate")?;
     listen(socket, Backlog::new(16).context("backlog")?).context("open the gate")?;
     child.channel.send(&Message::Start)
+}
+
+/// The root folder of the process `pid`, which `pidfd` is a descriptor of.
+fn own_root(pidfd: &OwnedFd, pid: i32) -> Result<OwnedFd> {
+    use nix::fcntl::OFlag;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let path = format!("/proc/{pid}/root");
+    let root = nix::fcntl::open(path.as_str(), flags, nix::sys::stat::Mode::empty())
+        .with_context(|| format!("exec: open {path}"))?;
+    // Only now is it certain that the number still meant this process.
+    sys::clone::pidfd_send_signal(pidfd.as_fd(), 0).context("exec: the container has ended")?;
+    Ok(root)
 }
 
 /// Starts a further process in `container`, up to the point where its program could be executed.
@@ -462,7 +485,7 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
     let config = container.config()?;
     limit_capabilities(process, &config.namespaces)?;
     let process = &*process;
-    let (target, _) = container
+    let (target, init_pid) = container
         .init_pidfd()?
         .with_context(|| format!("cannot exec in container {id}: it is stopped"))?;
     let proc = container.proc();
@@ -475,6 +498,10 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
         personality: config.personality,
         memory_policy: config.memory_policy.as_ref(),
         keyring: keyring(options, id)?,
+    };
+    let root = match config.namespaces.is_new(Ns::Mount) {
+        true => None,
+        false => Some(own_root(&target, init_pid)?),
     };
     if let Some(cpus) = process.exec_affinity.as_ref().and_then(|cpus| cpus.initial.as_ref()) {
         sys::process::set_affinity(cpus).context(
@@ -492,7 +519,7 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
             drop(channel);
             // The container's processes see this one as soon as it is in their PID namespace.
             let _ = sys::process::set_dumpable(false);
-            init::joined(&plan, &target, flags - CloneFlags::CLONE_NEWPID, theirs)
+            init::joined(&plan, &target, flags - CloneFlags::CLONE_NEWPID, root, theirs)
         }
         Forked::Parent { pid, pidfd } => Child { pid, pidfd, console: None, first: false, channel },
     };

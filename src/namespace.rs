@@ -157,10 +157,10 @@ pub fn check_support(namespaces: &Namespaces) -> Result<()> {
             word(kind)
         );
     }
-    if namespaces.get(Ns::Mount).is_none() {
+    if namespaces.get(Ns::Mount).is_none() && namespaces.get(Ns::User).is_some() {
         bail!(
-            "linux.namespaces: without {{\"type\": \"mount\"}} the container's mounts would be the \
-             host's; add it"
+            "linux.namespaces: a container in a user namespace may not mount in the host's mount \
+             namespace; add {{\"type\": \"mount\"}}"
         );
     }
     Ok(())

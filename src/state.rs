@@ -6,6 +6,7 @@
 //! | `config.json` | the text that the container was created from | with it |
 //! | `init` | pid and start time of the first process, which holds a lock on the file until it executes the program | right after the clone |
 //! | `gate` | the socket at which a created container waits for `start` | when it is ready |
+//! | `rootfs` | where the root of a container without a mount namespace is mounted | before the clone |
 //!
 //! Nothing is ever rewritten, and the status is not stored: it follows from the lock, the gate,
 //! the process and the freezer. So whenever a runtime is killed, no lie is left behind.
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat, renameat};
+use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 
@@ -85,6 +87,7 @@ pub fn check_id(id: &str) -> Result<()> {
 const STATE: &str = "state.json";
 const CONFIG: &str = "config.json";
 const INIT: &str = "init";
+const ROOTFS: &str = "rootfs";
 /// The socket's name in the folder.
 pub const GATE: &str = "gate";
 
@@ -248,11 +251,40 @@ impl Folder {
         format!("/proc/self/fd/{}/{GATE}", self.fd.as_fd().as_raw_fd()).into()
     }
 
+    /// Makes the folder on which the root of a container without a mount namespace is mounted, in
+    /// the caller's. Here nobody else mounts: what is to be unmounted in the end is certain.
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub fn make_rootfs(&self) -> Result<PathBuf> {
+        let path = self.path.join(ROOTFS);
+        std::fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Unmounts what [`Folder::make_rootfs`] was for, with all that is mounted below it.
+    fn unmount_rootfs(&self) -> Result<()> {
+        let path = self.path.join(ROOTFS);
+        let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
+        match umount2(&path, flags) {
+            // A runtime that was killed had not mounted it, or had unmounted it already.
+            Ok(()) | Err(Errno::EINVAL) => {}
+            Err(Errno::ENOENT) => return Ok(()),
+            Err(errno) => {
+                return Err(errno).with_context(|| format!("unmount {}", path.display()));
+            }
+        }
+        // Refused by the kernel for as long as anything is mounted there.
+        std::fs::remove_dir(&path).with_context(|| format!("remove {}", path.display()))
+    }
+
     /// Removes the folder and all in it, freeing the id.
     ///
     /// # Errors
     /// When something in it can't be removed.
     pub fn remove(&self) -> Result<()> {
+        // Nothing may be removed through a mount.
+        self.unmount_rootfs()?;
         match std::fs::remove_dir_all(&self.path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("remove {}", self.path.display()))

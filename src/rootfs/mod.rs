@@ -13,9 +13,10 @@ pub mod mounts;
 pub mod root;
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use anyhow::{Context, Result};
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{AT_FDCWD, OFlag, open};
 use nix::sys::stat::Mode;
 use oci_spec::runtime::LinuxNamespaceType;
 
@@ -52,6 +53,25 @@ pub fn take_current_folder(config: &Config) -> Result<Root> {
     Ok(Root::new(tree))
 }
 
+/// Attaches the root filesystem `rootfs` to the folder `target` in the caller's own mount
+/// namespace, for a container without one: the container's mounts then lie below `target` and
+/// nowhere else, and go with it.
+///
+/// # Errors
+/// Names the step.
+pub fn attach_in_host(rootfs: &Path, target: &Path) -> Result<OwnedFd> {
+    let tree = clone_tree(AT_FDCWD, rootfs, true)
+        .with_context(|| format!("root.path {}: make a mount of it", rootfs.display()))?;
+    // Without this the container's mounts would appear wherever the root is mounted from.
+    let attr = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
+    set_attr(&tree, attr, true).context("root.path: detach mount events from the host's")?;
+    let here = open(target, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+        .with_context(|| format!("open {}", target.display()))?;
+    attach(&tree, &here)
+        .with_context(|| format!("root.path: attach its mount to {}", target.display()))?;
+    Ok(tree)
+}
+
 fn open_path(path: &str) -> nix::Result<OwnedFd> {
     open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
 }
@@ -64,9 +84,12 @@ pub fn pivot(root: &Root, config: &Config, no_pivot: bool) -> Result<()> {
     nix::unistd::fchdir(root).context("root.path: change into it")?;
     if !config.namespaces.is_new(LinuxNamespaceType::Mount) {
         nix::unistd::chroot(".").context("root.path: chroot into it")?;
-        return nix::unistd::chdir("/").context("root.path: change into it");
-    }
-    if no_pivot {
+        nix::unistd::chdir("/").context("root.path: change into it")?;
+        if config.namespaces.get(LinuxNamespaceType::Mount).is_some() {
+            // The root is no mount of this container's own.
+            return Ok(());
+        }
+    } else if no_pivot {
         let host_root = open_path("/").context("open the host's root")?;
         attach(root, &host_root).context("--no-pivot: move the root filesystem onto /")?;
         nix::unistd::chroot(".").context("--no-pivot: chroot into the root filesystem")?;

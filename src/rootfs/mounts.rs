@@ -14,6 +14,7 @@ use nix::unistd::symlinkat;
 use super::copy_up;
 use super::root::{Root, TargetKind, is_folder};
 use crate::cgroup;
+use crate::procfs::Proc;
 use crate::spec::mount::{ATTR_RDONLY, Kind, Mount, Propagation};
 use crate::sys::mount::{FsContext, MountAttr, attach, clone_tree, set_attr, set_label};
 
@@ -38,8 +39,18 @@ pub fn open_source(mount: &Mount) -> Result<Option<OwnedFd>> {
     Ok(Some(tree))
 }
 
-/// Whether the source must be opened before the mount tree is cut off from the host's, because
-/// what is mounted below it later has to appear here, or on the host too.
+/// Whether bind mount sources must be opened before the mount tree is cut off from the host's,
+/// because what is mounted below them later has to appear here, or on the host too. Where the host
+/// shares nothing they need not, and then all mounts are made in their order.
+///
+/// # Errors
+/// When `/proc` can't be read.
+pub fn any_shared(mounts: &[Mount], proc: &Proc) -> Result<bool> {
+    Ok(mounts.iter().any(is_shared)
+        && proc.read("self/mountinfo").context("read the mount table")?.contains(" shared:"))
+}
+
+/// Whether `mount` is to share its mounts with the host, or the host's with it.
 pub fn is_shared(mount: &Mount) -> bool {
     let follows = |p: Propagation| matches!(p.flag, libc::MS_SHARED | libc::MS_SLAVE);
     matches!(mount.kind, Kind::Bind { .. }) && mount.propagation.is_some_and(follows)

@@ -392,12 +392,6 @@ fn check_isolation(config: &Config) -> Result<()> {
     if !config.net_devices.is_empty() {
         need("linux.netDevices", Ns::Network, "network")?;
     }
-    if !config.masked_paths.is_empty() {
-        need("linux.maskedPaths", Ns::Mount, "mount")?;
-    }
-    if !config.readonly_paths.is_empty() {
-        need("linux.readonlyPaths", Ns::Mount, "mount")?;
-    }
     for (path, _) in &config.sysctl {
         let property = format!("linux.sysctl ({})", path.replace('/', "."));
         let clean = path.split('/').all(|part| !part.is_empty() && part != "." && part != "..");

@@ -97,8 +97,8 @@ fn state_on_stdin() {
         assert_eq!(state["annotations"]["org.example"], "yes", "{kind}");
         assert!(state.text("/ociVersion").starts_with("1."), "{kind}");
         let status = match kind {
-            "prestart" | "createRuntime" | "createContainer" => "creating",
-            "startContainer" => "created",
+            "createRuntime" | "createContainer" => "creating",
+            "prestart" | "startContainer" => "created",
             "poststart" => "running",
             _ => "stopped",
         };

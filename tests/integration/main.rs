@@ -13,6 +13,7 @@ mod exec;
 mod features;
 mod filesystem;
 mod hooks;
+mod host_mounts;
 mod identity;
 mod idmap;
 mod leftovers;
