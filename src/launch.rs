@@ -22,6 +22,7 @@ use crate::procfs::Proc;
 use crate::resctrl::Groups;
 use crate::rootfs::{self, idmap};
 use crate::security::seccomp;
+use crate::spec::mount::{ATTR_RDONLY, Kind};
 use crate::spec::{self, Config, Namespaces, Process};
 use crate::state::{Folder, Init, InitFile, Record};
 use crate::sys::clone::{Forked, clone3};
@@ -289,6 +290,9 @@ fn make(
         }
         None => None,
     };
+    if let Some(uid) = cgroup_owner(config, record) {
+        cgroup.delegate(uid)?;
+    }
     let child_gate = match &gate_socket {
         Some(socket) => Gate::Socket(socket.try_clone().context("duplicate the gate's socket")?),
         None => Gate::Channel,
@@ -415,6 +419,21 @@ fn fork(namespaces: &Namespaces, cgroup: &cgroup::Cgroup, proc: &Proc) -> Result
     // It can't be reaped by anybody else meanwhile: it is a child of this process.
     let pidfd = sys::clone::pidfd_open(pid).context("watch the container's init")?;
     Ok(Forked::Parent { pid, pidfd })
+}
+
+/// Who is to own the container's cgroup instead of the caller: the container's user, where it gets
+/// a cgroup namespace and a writable view of cgroup v2 (config-linux.md, "Cgroup ownership"). On v1
+/// that would not be safe.
+fn cgroup_owner(config: &Config, record: &Record) -> Option<u32> {
+    let writable = |mount: &spec::Mount| {
+        let attributes = mount.attr.set | mount.recursive_attr.set;
+        matches!(mount.kind, Kind::Cgroup) && attributes & ATTR_RDONLY == 0
+    };
+    let wanted = record.cgroup.is_unified()
+        && config.namespaces.is_new(Ns::Cgroup)
+        && config.mounts.iter().any(writable);
+    let uid = config.process.as_ref().map_or(0, |process| process.user.uid);
+    config.namespaces.host_uid(uid).filter(|uid| wanted && *uid != 0)
 }
 
 /// What only the parent may do to the child: its cgroups and resctrl groups, its rank for the OOM killer.

@@ -32,7 +32,7 @@ mod v2;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use node::Node;
@@ -213,6 +213,31 @@ impl Cgroup {
             [Hierarchy { version: Version::V2, .. }] => self.leaf.as_ref().map(AsFd::as_fd),
             _ => None,
         }
+    }
+
+    /// Gives the cgroup to the host's user `uid`, so that the container can divide it further: the
+    /// directory and the files that the kernel says are safe to give (spec: config-linux.md,
+    /// "Cgroup ownership"; /sys/kernel/cgroup/delegate).
+    ///
+    /// # Errors
+    /// When the owner can't be changed.
+    pub fn delegate(&self, uid: u32) -> Result<()> {
+        let Some(leaf) = &self.leaf else { return Ok(()) };
+        let files = std::fs::read_to_string("/sys/kernel/cgroup/delegate")
+            .unwrap_or_else(|_| "cgroup.procs cgroup.threads cgroup.subtree_control".into());
+        let owner = Some(nix::unistd::Uid::from_raw(uid));
+        for file in [""].into_iter().chain(files.split_ascii_whitespace()) {
+            match nix::unistd::fchownat(leaf, file, owner, None, AtFlags::AT_EMPTY_PATH) {
+                // The list is that of all controllers; not each is enabled here.
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(errno) => {
+                    let shown = self.shown();
+                    return Err(errno)
+                        .with_context(|| format!("give cgroup {shown} to user {uid}"));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Moves a process, with all its threads, into the cgroup. On v1 the first of the writes may

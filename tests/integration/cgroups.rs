@@ -9,7 +9,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::skip;
-use crate::support::{HIERARCHIES, Json, Sandbox, hierarchy, host, remove_namespace, wait_until};
+use crate::support::{
+    HIERARCHIES, Json, Sandbox, hierarchy, host, remove_namespace, set_namespace, wait_until,
+};
 
 /// The file of a limit: that of the v1 controller where it is mounted, else that of v2. None if
 /// this host has neither.
@@ -436,6 +438,33 @@ fn missing_parents_are_made_with_their_controllers() {
     sandbox.delete_forced().ok();
     // The container's own is gone; the parents that were made for it as well.
     assert!(sandbox.cgroups().is_empty(), "{:?}", sandbox.cgroups());
+}
+
+#[test]
+fn a_writable_cgroup_of_its_own_belongs_to_the_containers_user() {
+    if HIERARCHIES
+        .iter()
+        .any(|hierarchy| hierarchy.join("cgroup.procs").exists() && hierarchy.ends_with("memory"))
+    {
+        skip!("on cgroup v1 it stays the caller's: giving it away would not be safe");
+    }
+    for (options, made) in [(json!(["nosuid"]), "ok"), (json!(["ro"]), "EROFS")] {
+        let mut sandbox = Sandbox::new("owner");
+        crate::namespaces::with_user_namespace(&mut sandbox);
+        set_namespace(&mut sandbox.config, "cgroup", None);
+        sandbox.mount(json!({
+            "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": options
+        }));
+        let outcomes = sandbox.attempt(&[
+            "mkdir /sys/fs/cgroup/below",
+            "open w /sys/fs/cgroup/cgroup.subtree_control",
+            "open w /sys/fs/cgroup/memory.max",
+        ]);
+        assert_eq!(outcomes[0], made, "{outcomes:?}");
+        assert_eq!(outcomes[1] == "ok", made == "ok", "{outcomes:?}");
+        // Its own limits are not the container's to change.
+        assert!(["EACCES", "EROFS"].contains(&outcomes[2].as_str()), "{outcomes:?}");
+    }
 }
 
 #[test]
