@@ -7,18 +7,19 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use nix::sys::resource::{Resource, getrlimit};
+use anyhow::Result;
 use oci_spec::runtime::{LinuxNamespaceType as Ns, LinuxResources};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::process::set_oom_score;
 use crate::procfs::Proc;
 use crate::resctrl::Groups;
 use crate::rootfs::root::Root;
 use crate::security::seccomp;
 use crate::spec::mount::Kind;
 use crate::spec::{self, Config, Process};
-use crate::{cgroup, namespace, netdev};
+use crate::{cgroup, host};
 
 /// How a property would fare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -70,11 +71,25 @@ impl Report {
         self.add(Verdict::Warning, property, reason);
     }
 
-    /// Takes an error whose text starts with the property.
+    /// Takes an error whose text starts with the property, which may have more about it in
+    /// parentheses: `mounts[3] (/proc): no such …`, `linux.seccomp.syscalls[0].names is empty`.
     fn refuse(&mut self, error: &anyhow::Error) {
         let text = format!("{error:#}");
-        let (property, reason) = text.split_once(": ").unwrap_or(("config.json", &text));
-        self.no(property, reason);
+        let mut depth = 0;
+        let end = text.char_indices().find(|(at, character)| {
+            match character {
+                '(' => depth += 1,
+                ')' => depth -= 1,
+                ':' => return depth == 0,
+                ' ' => return depth == 0 && !text[*at..].starts_with(" ("),
+                _ => {}
+            }
+            false
+        });
+        match end.map(|(at, _)| text.split_at(at)) {
+            Some((property, reason)) => self.no(property, reason.trim_start_matches([':', ' '])),
+            None => self.no("config.json", text),
+        }
     }
 }
 
@@ -168,28 +183,13 @@ fn check_host(config: &Config, report: &mut Report) {
         let (property, reason) = warning.split_once(": ").unwrap_or(("config.json", warning));
         report.warn(property, reason);
     }
-    if let Err(error) = namespace::check_support(&config.namespaces) {
+    for error in host::missing(config) {
         report.refuse(&error);
     }
-    for (kind, path) in config.namespaces.joined() {
-        if let Err(error) = std::fs::File::open(path) {
-            let name = spec::namespace::word(kind);
-            report.no(format!("linux.namespaces ({name})"), format!("{}: {error}", path.display()));
-        }
-    }
-    check_rootfs(config, report);
-    check_mounts(config, report);
+    warn_of_filesystems(config, report);
+    warn_of_hooks(config, report);
     if let Some(process) = &config.process {
         check_process(process, config, report);
-    }
-    for (path, _) in &config.sysctl {
-        if !Path::new("/proc/sys").join(path).exists() {
-            report.no("linux.sysctl", format!("this kernel has no {}", path.replace('/', ".")));
-        }
-    }
-    check_hooks(config, report);
-    if let Err(error) = netdev::check(&config.net_devices) {
-        report.refuse(&error);
     }
     let located = Proc::open().and_then(|proc| match &config.intel_rdt {
         Some(rdt) => Groups::locate(rdt, "a container", &proc).map(drop),
@@ -199,7 +199,7 @@ fn check_host(config: &Config, report: &mut Report) {
         report.refuse(&error);
     }
     match config.seccomp.as_ref().map(seccomp::compile) {
-        Some(Err(error)) => report.refuse(&error.context("linux.seccomp")),
+        Some(Err(error)) => report.refuse(&error),
         Some(Ok(filter)) => {
             for warning in filter.warnings {
                 report.warn("linux.seccomp", warning);
@@ -215,33 +215,15 @@ fn check_host(config: &Config, report: &mut Report) {
     }
 }
 
-fn check_rootfs(config: &Config, report: &mut Report) {
-    let path = config.rootfs.display();
-    match std::fs::metadata(&config.rootfs) {
-        Err(error) => report.no("root.path", format!("{path}: {error}")),
-        Ok(file) if !file.is_dir() => report.no("root.path", format!("{path} is not a folder")),
-        Ok(_) => {}
-    }
-}
-
-fn check_mounts(config: &Config, report: &mut Report) {
+fn warn_of_filesystems(config: &Config, report: &mut Report) {
     let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     for mount in &config.mounts {
-        match &mount.kind {
-            Kind::Bind { source, .. } => {
-                if let Err(error) = std::fs::symlink_metadata(source) {
-                    report.no(&mount.property, format!("source {}: {error}", source.display()));
-                }
-            }
-            Kind::Filesystem { fstype, .. } => {
-                let name = fstype.to_string_lossy();
-                let main = name.split('.').next().unwrap_or_default();
-                if !known.lines().any(|line| line.split_ascii_whitespace().last() == Some(main)) {
-                    let reason = format!("the kernel does not know {name} now; a module might");
-                    report.warn(&mount.property, reason);
-                }
-            }
-            Kind::Cgroup | Kind::Remount { .. } => {}
+        let Kind::Filesystem { fstype, .. } = &mount.kind else { continue };
+        let name = fstype.to_string_lossy();
+        let main = name.split('.').next().unwrap_or_default();
+        if !known.lines().any(|line| line.split_ascii_whitespace().last() == Some(main)) {
+            let reason = format!("the kernel does not know {name} now; a module might");
+            report.warn(&mount.property, reason);
         }
     }
 }
@@ -253,72 +235,19 @@ fn check_process(process: &Process, config: &Config, report: &mut Report) {
             report.warn("process.capabilities", format!("{name}: this process does not have it"));
         }
     }
-    let may_raise = crate::sys::process::capget()
-        .is_ok_and(|sets| sets.effective & 1 << caps::Capability::CAP_SYS_RESOURCE.index() != 0);
-    // No privilege raises the number of open files above this (proc_sys_fs(5)).
-    let files = std::fs::read_to_string("/proc/sys/fs/nr_open").ok();
-    let files = files.and_then(|text| text.trim().parse::<u64>().ok());
-    for limit in &process.rlimits {
-        if limit.name == "RLIMIT_NOFILE" && files.is_some_and(|most| limit.hard > most) {
-            let reason = format!("{} is above this kernel's fs.nr_open", limit.hard);
-            report.no("process.rlimits (RLIMIT_NOFILE)", reason);
-            continue;
-        }
-        let hard = resource(limit.resource).and_then(|resource| getrlimit(resource).ok());
-        if let Some((_, hard)) = hard
-            && limit.hard > hard
-            && !may_raise
-            && !own_user
-        {
-            report.no(
-                format!("process.rlimits ({})", limit.name),
-                format!(
-                    "{} is above this process's {hard}; that needs CAP_SYS_RESOURCE",
-                    limit.hard
-                ),
-            );
-        }
-    }
-    let own_score = std::fs::read_to_string("/proc/self/oom_score_adj").ok();
-    let own_score = own_score.and_then(|text| text.trim().parse::<i32>().ok());
-    if let (Some(score), Some(own)) = (process.oom_score_adj, own_score)
-        && score < own
-        && !may_raise
+    if let Some(score) = process.oom_score_adj
+        && let Err(error) = Proc::open().and_then(|proc| try_oom_score(&proc, score))
     {
-        let reason = format!("{score} is below this process's {own}; that needs CAP_SYS_RESOURCE");
-        report.no("process.oomScoreAdj", reason);
-    }
-    let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
-    if process.apparmor_profile.is_some() && !enabled.is_ok_and(|text| text.starts_with('Y')) {
-        report.no("process.apparmorProfile", "AppArmor is not enabled on this host");
-    }
-    if process.selinux_label.is_some() && !Path::new("/sys/fs/selinux/enforce").exists() {
-        report.no("process.selinuxLabel", "SELinux is not enabled on this host");
+        report.refuse(&error);
     }
     check_program(process, config, report);
 }
 
-/// The number of a resource limit as nix's type.
-fn resource(number: u32) -> Option<Resource> {
-    const KNOWN: [Resource; 16] = [
-        Resource::RLIMIT_CPU,
-        Resource::RLIMIT_FSIZE,
-        Resource::RLIMIT_DATA,
-        Resource::RLIMIT_STACK,
-        Resource::RLIMIT_CORE,
-        Resource::RLIMIT_RSS,
-        Resource::RLIMIT_NPROC,
-        Resource::RLIMIT_NOFILE,
-        Resource::RLIMIT_MEMLOCK,
-        Resource::RLIMIT_AS,
-        Resource::RLIMIT_LOCKS,
-        Resource::RLIMIT_SIGPENDING,
-        Resource::RLIMIT_MSGQUEUE,
-        Resource::RLIMIT_NICE,
-        Resource::RLIMIT_RTPRIO,
-        Resource::RLIMIT_RTTIME,
-    ];
-    KNOWN.into_iter().find(|resource| *resource as u32 == number)
+/// Only the kernel knows how low this process, whose child the container's would be, may go.
+fn try_oom_score(proc: &Proc, score: i32) -> Result<()> {
+    let own = proc.read("self/oom_score_adj")?;
+    set_oom_score(proc, "self", score)?;
+    Ok(proc.write("self/oom_score_adj", own.trim())?)
 }
 
 /// The program may come from a mount, so that its absence from the root is no error yet.
@@ -340,19 +269,15 @@ fn check_program(process: &Process, config: &Config, report: &mut Report) {
     }
 }
 
-fn check_hooks(config: &Config, report: &mut Report) {
-    let hooks = &config.hooks;
-    for (kind, hooks) in [
-        ("prestart", &hooks.prestart),
-        ("createRuntime", &hooks.create_runtime),
-        ("createContainer", &hooks.create_container),
-        ("poststart", &hooks.poststart),
-        ("poststop", &hooks.poststop),
-    ] {
+/// Without these `create` works and something later fails.
+fn warn_of_hooks(config: &Config, report: &mut Report) {
+    for (kind, hooks) in
+        [("poststart", &config.hooks.poststart), ("poststop", &config.hooks.poststop)]
+    {
         for (index, hook) in hooks.iter().enumerate() {
             if let Err(error) = std::fs::metadata(&hook.path) {
                 let property = format!("hooks.{kind}[{index}].path");
-                report.no(property, format!("{}: {error}", hook.path.display()));
+                report.warn(property, format!("{}: {error}", hook.path.display()));
             }
         }
     }

@@ -26,7 +26,7 @@ use crate::spec::mount::{ATTR_RDONLY, Kind};
 use crate::spec::{self, Config, Namespaces, Process};
 use crate::state::{Folder, Init, InitFile, Record};
 use crate::sys::clone::{Forked, clone3};
-use crate::{cgroup, console, hooks, log, namespace, netdev, sys};
+use crate::{cgroup, console, hooks, host, log, namespace, netdev, process, sys};
 
 /// What the command line says beside the bundle.
 #[derive(Clone, Debug, Default)]
@@ -225,7 +225,9 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
         wait_at_gate || config.process.is_some(),
         "config.json has no process: such a container can be created, but not run"
     );
-    namespace::check_support(&config.namespaces)?;
+    if let Some(error) = host::missing(&config).into_iter().next() {
+        return Err(error);
+    }
     if let Some(process) = &mut config.process {
         pass_descriptors(process, options)?;
         limit_capabilities(process, &config.namespaces)?;
@@ -450,17 +452,10 @@ fn place(
     if let Some(groups) = &record.resctrl {
         groups.add(child.pid)?;
     }
-    if let Some(score) = process.and_then(|process| process.oom_score_adj) {
-        proc.write(&format!("{}/oom_score_adj", child.pid), &score.to_string()).with_context(
-            || {
-                format!(
-                    "process.oomScoreAdj: set {score} (going below the caller's value needs \
-                     CAP_SYS_RESOURCE)"
-                )
-            },
-        )?;
+    match process.and_then(|process| process.oom_score_adj) {
+        Some(score) => process::set_oom_score(proc, &child.pid.to_string(), score),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn runtime_hooks(record: &Record, config: &Config, pid: i32) -> Result<()> {
@@ -504,6 +499,9 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
     let config = container.config()?;
     limit_capabilities(process, &config.namespaces)?;
     let process = &*process;
+    if let Some(error) = host::missing_for(process).into_iter().next() {
+        return Err(error);
+    }
     let (target, init_pid) = container
         .init_pidfd()?
         .with_context(|| format!("cannot exec in container {id}: it is stopped"))?;

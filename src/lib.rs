@@ -9,6 +9,7 @@ pub mod console;
 pub mod container;
 pub mod executable;
 pub mod hooks;
+mod host;
 pub mod init;
 pub mod launch;
 pub mod log;

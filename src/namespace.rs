@@ -2,7 +2,7 @@
 //! entered before it.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,6 +12,7 @@ use oci_spec::runtime::LinuxNamespaceType as Ns;
 use crate::procfs::Proc;
 use crate::spec::Namespaces;
 use crate::spec::namespace::{IdMapping, flag, word};
+use crate::sys;
 use crate::sys::clone::CLONE_NEWTIME;
 
 /// The kernel's name of a namespace file (namespaces(7)).
@@ -29,10 +30,19 @@ fn file_name(kind: Ns) -> &'static str {
 /// Opens the namespace that config.json names.
 ///
 /// # Errors
-/// When the path is missing, or a namespace of another kind.
-fn open(kind: Ns, path: &Path) -> Result<File> {
-    File::open(path)
-        .with_context(|| format!("linux.namespaces ({}).path {}", word(kind), path.display()))
+/// When the path is missing, or not a namespace of that kind.
+pub fn open(kind: Ns, path: &Path) -> Result<File> {
+    let property = || format!("linux.namespaces ({}).path: {}", word(kind), path.display());
+    let file = File::open(path).with_context(property)?;
+    let found = sys::process::namespace_kind(file.as_fd());
+    let found = found.with_context(|| format!("{} is not a namespace", property()))?;
+    ensure!(
+        found == flag(kind).bits(),
+        "{} is a namespace of another type (the process that it was taken from has ns/{})",
+        property(),
+        file_name(kind)
+    );
+    Ok(file)
 }
 
 /// Enters the namespace at `path`.
@@ -41,13 +51,8 @@ fn open(kind: Ns, path: &Path) -> Result<File> {
 /// When it can't be opened or entered.
 pub fn join(kind: Ns, path: &Path) -> Result<()> {
     let file = open(kind, path)?;
-    setns(&file, flag(kind)).with_context(|| {
-        format!(
-            "linux.namespaces ({}).path {}: join it (is it a namespace of that type?)",
-            word(kind),
-            path.display()
-        )
-    })
+    setns(&file, flag(kind))
+        .with_context(|| format!("linux.namespaces ({}).path: join {}", word(kind), path.display()))
 }
 
 /// The caller's own namespaces, to come back to after the clone.

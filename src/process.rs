@@ -57,6 +57,19 @@ pub fn apply_scheduler(process: &Process) -> Result<()> {
     Ok(())
 }
 
+/// The rank for the OOM killer of process `who` (a pid, or `self`), over its exec.
+///
+/// # Errors
+/// When the kernel lets only the privileged go that low.
+pub fn set_oom_score(proc: &Proc, who: &str, score: i32) -> Result<()> {
+    proc.write(&format!("{who}/oom_score_adj"), &score.to_string()).with_context(|| {
+        format!(
+            "process.oomScoreAdj: set {score} (going below the caller's value needs \
+             CAP_SYS_RESOURCE)"
+        )
+    })
+}
+
 /// Binds a process of `exec`, which is in the container's cgroup by now, to its processors.
 ///
 /// # Errors

@@ -1,5 +1,5 @@
 //! What confines the process itself: capabilities, LSM labels and seccomp.
 
 pub mod capabilities;
+pub mod lsm;
 pub mod seccomp;
-pub mod selinux;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use oci_spec::runtime::{self as oci, LinuxNamespaceType as Ns};
 
 use super::namespace::{IdMapping, Namespaces, mappings};
-use crate::security::selinux;
+use crate::security::lsm;
 use crate::sys::mount::MountAttr;
 
 /// `MOUNT_ATTR_RDONLY`.
@@ -306,7 +306,7 @@ pub fn label(label: &str, warnings: &mut Vec<String>) -> Result<Option<CString>>
     if label.is_empty() {
         return Ok(None);
     }
-    if !selinux::is_enabled() {
+    if !lsm::has_selinux() {
         warnings.push(format!(
             "linux.mountLabel: SELinux is not enabled on this host, so that mounts do not get the \
              label {label:?}"

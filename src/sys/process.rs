@@ -185,6 +185,27 @@ pub fn setrlimit(resource: u32, soft: u64, hard: u64) -> nix::Result<()> {
     check(unsafe { libc::setrlimit(resource, &limit) }.into()).map(drop)
 }
 
+/// The hard limit of a resource (`RLIMIT_*`) that this process has.
+///
+/// # Errors
+/// `EINVAL` for an unknown resource.
+pub fn hard_limit(resource: u32) -> nix::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` outlives the call, which writes no more than it.
+    check(unsafe { libc::getrlimit(resource, &mut limit) }.into())?;
+    Ok(limit.rlim_max)
+}
+
+/// The kind of namespace (`CLONE_NEW…`) that a file is (ioctl_nsfs(2)).
+///
+/// # Errors
+/// `ENOTTY` when it is no namespace.
+pub fn namespace_kind(file: std::os::fd::BorrowedFd) -> nix::Result<i32> {
+    const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+    // SAFETY: the request takes no argument.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) }.into()).map(|kind| kind as i32)
+}
+
 /// `personality(2)`.
 ///
 /// # Errors

@@ -52,6 +52,15 @@ fn what_it_refuses_create_refuses() {
         ("linux.namespaces", |config| {
             config["linux"]["namespaces"][0]["path"] = json!("/no/such/namespace");
         }),
+        ("linux.namespaces (network).path", |config| {
+            let ipc = json!({"type": "network", "path": "/proc/self/ns/ipc"});
+            let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.retain(|namespace| namespace["type"] != "network");
+            namespaces.push(ipc);
+        }),
+        ("process.selinuxLabel", |config| {
+            config["process"]["selinuxLabel"] = json!("system_u:system_r:container_t:s0");
+        }),
         ("linux.sysctl", |config| {
             config["linux"]["sysctl"] = json!({"net.ipv4.no_such_thing": "1"});
         }),
@@ -73,10 +82,16 @@ fn what_it_refuses_create_refuses() {
         let mut sandbox = Sandbox::with_script("refused", "exit 0");
         edit(&mut sandbox.config);
         let output = check(&sandbox);
-        let refused = findings(&output, "no");
-        assert!(refused.iter().any(|path| path.starts_with(property)), "{property}: {refused:?}");
+        let report: Value = serde_json::from_str(&output.stdout).unwrap();
+        let refused = report["findings"].as_array().unwrap().iter();
+        let refused: Vec<_> = refused.filter(|finding| finding["verdict"] == "no").collect();
+        assert_eq!(refused.len(), 1, "{property}: {refused:?}");
+        let text = |key: &str| refused[0][key].as_str().unwrap();
+        assert!(text("property").starts_with(property), "{property}: {refused:?}");
         output.exits_with(1);
-        sandbox.create().exits_with(1);
+        // The same code, and so the same words.
+        sandbox.create().fails(1, &[text("property"), text("reason")]);
+        assert!(!sandbox.root().exists() || sandbox.cgroups().is_empty(), "{property}");
     }
 }
 
