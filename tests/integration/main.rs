@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod cgroups;
+mod cgroups_v1;
 mod check;
 mod escapes;
 mod exec;
