@@ -156,6 +156,9 @@ pub struct Create {
     /// Socket that takes the master side of the container's terminal
     #[arg(long, value_name = "SOCKET")]
     pub console_socket: Option<PathBuf>,
+    /// Socket that takes a pidfd of the container's first process
+    #[arg(long, value_name = "SOCKET")]
+    pub pidfd_socket: Option<PathBuf>,
     /// File to write the pid to
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
@@ -234,6 +237,9 @@ pub struct Exec {
     /// Socket that takes the master side of its terminal
     #[arg(long, value_name = "SOCKET")]
     pub console_socket: Option<PathBuf>,
+    /// Socket that takes a pidfd of it
+    #[arg(long, value_name = "SOCKET")]
+    pub pidfd_socket: Option<PathBuf>,
     /// Pass N descriptors from 3 on to the program, beside those of $LISTEN_FDS
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,

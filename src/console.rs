@@ -13,16 +13,16 @@ use nix::unistd::{isatty, read, write};
 use crate::sys;
 use crate::sys::fs::standard_stream;
 
-/// Connects to the engine's socket at `path` and passes it the master side of a terminal, as
-/// runc's console-socket protocol has it: one message with a name and one descriptor.
+/// Connects to the engine's socket at `path`, which `flag` named, and passes it a descriptor, as
+/// runc's console-socket protocol has it: one message with a name and the one descriptor.
 ///
 /// # Errors
 /// When nobody listens there.
-pub fn send_master(path: &Path, master: &OwnedFd) -> Result<()> {
-    let context = || format!("--console-socket {}", path.display());
+pub fn hand_over(flag: &str, path: &Path, name: &[u8], fd: &OwnedFd) -> Result<()> {
+    let context = || format!("{flag} {}", path.display());
     let stream = std::os::unix::net::UnixStream::connect(path).with_context(context)?;
-    let data = [std::io::IoSlice::new(b"/dev/ptmx")];
-    let fds = [master.as_raw_fd()];
+    let data = [std::io::IoSlice::new(name)];
+    let fds = [fd.as_raw_fd()];
     let rights = [ControlMessage::ScmRights(&fds)];
     sendmsg::<UnixAddr>(stream.as_raw_fd(), &data, &rights, MsgFlags::MSG_NOSIGNAL, None)
         .with_context(context)?;

@@ -26,7 +26,7 @@ use crate::spec::mount::{ATTR_RDONLY, Kind};
 use crate::spec::{self, Config, Namespaces, Process};
 use crate::state::{Folder, Init, InitFile, Record};
 use crate::sys::clone::{Forked, clone3};
-use crate::{cgroup, console, hooks, host, log, namespace, netdev, process, sys};
+use crate::{cgroup, console, hooks, host, log, namespace, netdev, notify, process, sys};
 
 /// What the command line says beside the bundle.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +45,8 @@ pub struct Options {
     pub no_new_keyring: bool,
     /// Descriptors from 3 on that the program inherits.
     pub preserve_fds: u32,
+    /// A socket that takes a pidfd of the first process.
+    pub pidfd_socket: Option<PathBuf>,
     /// How many of them are sockets that systemd opened for the program (sd_listen_fds(3)).
     pub listen_fds: u32,
     /// The caller goes away before the program ends.
@@ -110,7 +112,7 @@ impl Child {
             console::copy_window_size(master);
             return Ok(());
         };
-        console::send_master(path, master)?;
+        console::hand_over("--console-socket", path, b"/dev/ptmx", master)?;
         self.console = None;
         Ok(())
     }
@@ -130,6 +132,9 @@ impl Child {
                 Some(other) => bail!("channel: unexpected {other:?}"),
                 None => bail!("the container's init ended while it was set up"),
             }
+        }
+        if let Some(path) = &options.pidfd_socket {
+            console::hand_over("--pidfd-socket", path, b"pidfd", &self.pidfd)?;
         }
         match &options.pid_file {
             Some(path) => write_pid_file(path, self.pid),
@@ -189,6 +194,9 @@ fn pass_descriptors(process: &mut Process, options: &Options) -> Result<()> {
     if options.listen_fds > 0 {
         process.env.push(CString::new(format!("LISTEN_FDS={}", options.listen_fds))?);
         process.env.push(c"LISTEN_PID=1".into());
+        if let Ok(names) = std::env::var("LISTEN_FDNAMES") {
+            process.env.push(CString::new(format!("LISTEN_FDNAMES={names}"))?);
+        }
     }
     Ok(())
 }
@@ -250,11 +258,13 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
         resctrl,
     };
     let folder = Folder::create(&options.root, &options.id)?;
-    let init_file = folder.create_init().inspect_err(|_| drop(folder.remove()))?;
-    if let Err(error) = folder.write(&record, &text) {
-        let _ = folder.remove();
-        return Err(error);
-    }
+    let init_file = (|| {
+        let init_file = folder.create_init()?;
+        folder.write(&record, &text)?;
+        notify::add_to(&mut config, &folder)?;
+        Ok(init_file)
+    })();
+    let init_file = init_file.inspect_err(|_: &anyhow::Error| drop(folder.remove()))?;
     let gate = folder.gate_path();
     let container = Container::from_parts(folder, record, proc, config);
     let made = make(&container, filter, init_file, options, wait_at_gate.then_some(&gate));

@@ -16,6 +16,7 @@ pub mod log;
 pub mod namespace;
 mod netdev;
 mod netlink;
+pub mod notify;
 pub mod process;
 pub mod procfs;
 pub mod resctrl;

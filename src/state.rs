@@ -6,6 +6,7 @@
 //! | `config.json` | the text that the container was created from | with it |
 //! | `init` | pid and start time of the first process, which holds a lock on the file until it executes the program | right after the clone |
 //! | `gate` | the socket at which a created container waits for `start` | when it is ready |
+//! | `notify` | the folder with its socket for a service manager's news | with the record |
 //! | `rootfs` | where the root of a container without a mount namespace is mounted | before the clone |
 //!
 //! Nothing is ever rewritten, and the status is not stored: it follows from the lock, the gate,
@@ -88,6 +89,7 @@ const STATE: &str = "state.json";
 const CONFIG: &str = "config.json";
 const INIT: &str = "init";
 const ROOTFS: &str = "rootfs";
+const NOTIFY: &str = "notify";
 /// The socket's name in the folder.
 pub const GATE: &str = "gate";
 
@@ -249,6 +251,29 @@ impl Folder {
     /// A path to the gate that fits in a socket address however long the folder's path is.
     pub fn gate_path(&self) -> PathBuf {
         format!("/proc/self/fd/{}/{GATE}", self.fd.as_fd().as_raw_fd()).into()
+    }
+
+    /// Makes the folder for the socket of [`crate::notify`].
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub fn make_notify(&self) -> Result<PathBuf> {
+        let path = self.path.join(NOTIFY);
+        let made = DirBuilder::new().mode(0o755).create(&path);
+        made.with_context(|| format!("make {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// A short path to that folder; none if there is none.
+    ///
+    /// # Errors
+    /// When this can't be told.
+    pub fn notify_path(&self) -> Result<Option<PathBuf>> {
+        match self.file(NOTIFY, OFlag::O_PATH) {
+            Ok(_) => Ok(Some(format!("/proc/self/fd/{}/{NOTIFY}", self.fd.as_raw_fd()).into())),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(errno).context("look for the notify folder"),
+        }
     }
 
     /// Makes the folder on which the root of a container without a mount namespace is mounted, in

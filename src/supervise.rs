@@ -10,6 +10,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 
 use crate::console::{RawMode, Relay, copy_window_size};
+use crate::notify::Notify;
 use crate::sys;
 use crate::sys::fs::standard_stream;
 
@@ -42,19 +43,28 @@ impl Signals {
     }
 }
 
-/// Waits until the child `pidfd` ends, forwarding signals to it and relaying its terminal if it
-/// has one; returns its exit status, 128 + n for signal n.
+/// Waits until the child `pidfd` ends, forwarding signals to it, relaying its terminal if it has
+/// one, and passing on that it is ready if somebody wants to know; returns its exit status, 128 + n for signal n.
 ///
 /// # Errors
 /// When waiting itself fails.
-pub fn wait(pidfd: &OwnedFd, signals: &Signals, console: Option<OwnedFd>) -> Result<i32> {
+pub fn wait(
+    pidfd: &OwnedFd,
+    signals: &Signals,
+    console: Option<OwnedFd>,
+    mut notify: Option<Notify>,
+) -> Result<i32> {
     let mut relay = console.map(Relay::new).transpose()?;
     let raw = match &relay {
         Some(_) => RawMode::enter()?,
         None => None,
     };
     loop {
-        let events = next_events(pidfd, signals, relay.as_ref())?;
+        let events = next_events(pidfd, signals, relay.as_ref(), notify.as_ref())?;
+        if events.notified && notify.as_ref().is_some_and(|notify| notify.pass_on().unwrap_or(true))
+        {
+            notify = None;
+        }
         if events.signal {
             forward(pidfd, signals, relay.as_ref())?;
         }
@@ -88,38 +98,49 @@ struct Events {
     input: bool,
     output: bool,
     writable: bool,
+    notified: bool,
 }
 
-fn next_events(pidfd: &OwnedFd, signals: &Signals, relay: Option<&Relay>) -> Result<Events> {
-    let mut fds = vec![
-        PollFd::new(pidfd.as_fd(), PollFlags::POLLIN),
-        PollFd::new(signals.0.as_fd(), PollFlags::POLLIN),
-    ];
-    if let Some(relay) = relay {
-        let mut flags = PollFlags::POLLIN;
-        flags.set(PollFlags::POLLOUT, relay.wants_output());
-        fds.push(PollFd::new(relay.master().as_fd(), flags));
-        if relay.wants_input() {
-            fds.push(PollFd::new(standard_stream(0), PollFlags::POLLIN));
-        }
-    }
+fn next_events(
+    pidfd: &OwnedFd,
+    signals: &Signals,
+    relay: Option<&Relay>,
+    notify: Option<&Notify>,
+) -> Result<Events> {
+    let input = PollFlags::POLLIN;
+    let mut fds = vec![PollFd::new(pidfd.as_fd(), input), PollFd::new(signals.0.as_fd(), input)];
+    let mut add = |fd, flags| {
+        fds.push(PollFd::new(fd, flags));
+        Some(fds.len() - 1)
+    };
+    let notified = notify.and_then(|notify| add(notify.as_fd(), input));
+    let terminal = relay.and_then(|relay| {
+        let output = if relay.wants_output() { PollFlags::POLLOUT } else { PollFlags::empty() };
+        add(relay.master().as_fd(), input | output)
+    });
+    let typed = relay.filter(|relay| relay.wants_input());
+    let typed = typed.and_then(|_| add(standard_stream(0), input));
     match poll(&mut fds, PollTimeout::NONE) {
         Ok(_) | Err(Errno::EINTR) => {}
         Err(errno) => return Err(errno).context("wait for the container"),
     }
-    let any = |index: usize| fds.get(index).and_then(PollFd::revents).unwrap_or(PollFlags::empty());
+    let any = |index: Option<usize>| {
+        index.and_then(|index| fds[index].revents()).unwrap_or(PollFlags::empty())
+    };
+    let ended = any(Some(0));
     let readable = PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR;
     // While nobody in the container has the terminal open, poll reports a hang-up for ever; the
     // first program may just not have opened it yet.
-    if any(2) == PollFlags::POLLHUP && !any(0).intersects(readable) {
+    if any(terminal) == PollFlags::POLLHUP && !ended.intersects(readable) {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     Ok(Events {
-        ended: any(0).intersects(readable),
-        signal: any(1).intersects(readable),
-        output: any(2).intersects(readable),
-        writable: any(2).contains(PollFlags::POLLOUT),
-        input: any(3).intersects(readable),
+        ended: ended.intersects(readable),
+        signal: any(Some(1)).intersects(readable),
+        output: any(terminal).intersects(readable),
+        writable: any(terminal).contains(PollFlags::POLLOUT),
+        input: any(typed).intersects(readable),
+        notified: any(notified).intersects(readable),
     })
 }
 

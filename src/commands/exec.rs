@@ -41,6 +41,7 @@ pub fn exec(root: PathBuf, args: Exec) -> Result<i32> {
         id: args.container_id.clone(),
         pid_file: args.pid_file.as_ref().map(absolute).transpose()?,
         console_socket: args.console_socket.as_ref().map(absolute).transpose()?,
+        pidfd_socket: args.pidfd_socket.as_ref().map(absolute).transpose()?,
         preserve_fds: args.preserve_fds.saturating_add(super::listen_fds()),
         listen_fds: super::listen_fds(),
         detach: args.detach,
@@ -53,7 +54,7 @@ pub fn exec(root: PathBuf, args: Exec) -> Result<i32> {
     let signals = Signals::block()?;
     let mut child = launch::exec(&container, &mut process, &options)?;
     child.start(&container)?;
-    supervise::wait(&child.pidfd, &signals, child.console.take())
+    supervise::wait(&child.pidfd, &signals, child.console.take(), None)
 }
 
 /// The container's own process with what the flags change.

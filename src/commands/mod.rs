@@ -14,6 +14,7 @@ use anyhow::{Context, Error, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use ultari::container::{Container, does_not_exist};
 use ultari::log;
+use ultari::notify::Notify;
 use ultari::state::Folder;
 
 use crate::cli::{Cli, Command, LogFormat};
@@ -61,7 +62,7 @@ fn try_dispatch(cli: Cli) -> Result<i32> {
         Command::Create(args) => run::create(root, args),
         Command::Run(args) => run::run(root, args),
         Command::Exec(args) => exec::exec(root, *args),
-        Command::Start { container_id } => Container::open(&root, &container_id)?.start().map(zero),
+        Command::Start { container_id } => start(&root, &container_id).map(zero),
         Command::State { container_id } => state(&root, &container_id).map(zero),
         Command::Kill { container_id, signal, all } => {
             let signal = parse_signal(&signal)?;
@@ -103,6 +104,16 @@ fn listen_fds() -> u32 {
         Some(pid) if pid == std::process::id() => number("LISTEN_FDS").unwrap_or(0),
         _ => 0,
     }
+}
+
+fn start(root: &Path, id: &str) -> Result<()> {
+    let container = Container::open(root, id)?;
+    let ready = match container.init_pidfd()? {
+        Some((pidfd, pid)) => Notify::open(&container, pid)?.map(|notify| (notify, pidfd)),
+        None => None,
+    };
+    container.start()?;
+    ready.map_or(Ok(()), |(notify, pidfd)| notify.wait(&pidfd))
 }
 
 fn state(root: &Path, id: &str) -> Result<()> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use ultari::container::Container;
 use ultari::launch::{self, Child, Options};
+use ultari::notify::Notify;
 use ultari::supervise::{self, Signals};
 use ultari::sys;
 
@@ -19,6 +20,7 @@ fn options(root: PathBuf, args: &Create, detach: bool) -> Result<(PathBuf, Optio
         id: args.container_id.clone(),
         pid_file: args.pid_file.as_ref().map(absolute).transpose()?,
         console_socket: args.console_socket.as_ref().map(absolute).transpose()?,
+        pidfd_socket: args.pidfd_socket.as_ref().map(absolute).transpose()?,
         no_pivot: args.no_pivot,
         no_new_keyring: args.no_new_keyring,
         preserve_fds: args.preserve_fds.saturating_add(super::listen_fds()),
@@ -38,7 +40,8 @@ pub fn run(root: PathBuf, args: Run) -> Result<i32> {
     let (bundle, options) = options(root, &args.create, args.detach)?;
     if args.detach {
         let (container, child) = launch::create(&bundle, &options, false)?;
-        start(&container, &child)?;
+        let notify = start(&container, &child)?;
+        notify.map_or(Ok(()), |notify| notify.wait(&child.pidfd))?;
         return Ok(0);
     }
     let signals = Signals::block()?;
@@ -46,8 +49,8 @@ pub fn run(root: PathBuf, args: Run) -> Result<i32> {
         sys::process::become_subreaper().context("become the parent of orphans")?;
     }
     let (container, mut child) = launch::create(&bundle, &options, false)?;
-    start(&container, &child)?;
-    let status = supervise::wait(&child.pidfd, &signals, child.console.take());
+    let notify = start(&container, &child)?;
+    let status = supervise::wait(&child.pidfd, &signals, child.console.take(), notify);
     if !args.keep {
         container.destroy()?;
     }
@@ -55,13 +58,16 @@ pub fn run(root: PathBuf, args: Run) -> Result<i32> {
 }
 
 /// Lets the program go; if that fails nothing of the container is left.
-fn start(container: &Container, child: &Child) -> Result<()> {
-    let started = child.start(container).and_then(|()| container.run_poststart(child.pid));
-    if let Err(error) = started {
+fn start(container: &Container, child: &Child) -> Result<Option<Notify>> {
+    let started = (|| {
+        let notify = Notify::open(container, child.pid)?;
+        child.start(container)?;
+        container.run_poststart(child.pid)?;
+        Ok(notify)
+    })();
+    started.inspect_err(|_| {
         if let Err(leftover) = container.destroy() {
             ultari::log::warning(&format!("{leftover:#}"));
         }
-        return Err(error);
-    }
-    Ok(())
+    })
 }

@@ -61,6 +61,11 @@ fn act(line: &str) -> String {
             let status = Command::new(program).stdout(Stdio::null()).status();
             result(status.map(|status| format!("ok {}", status.code().unwrap_or(-1))))
         }
+        ["notify", words @ ..] => {
+            let socket = std::env::var("NOTIFY_SOCKET").unwrap_or_default();
+            let sender = std::os::unix::net::UnixDatagram::unbound().unwrap();
+            result(sender.send_to(words.join("\n").as_bytes(), socket).map(|_| "ok".into()))
+        }
         ["alloc", mebibytes] => allocate(number(mebibytes)),
         ["fork", count] => fork(number(count)),
         ["burn", milliseconds] => burn(number(milliseconds)),

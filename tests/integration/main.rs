@@ -22,6 +22,7 @@ mod lifecycle;
 mod mounts;
 mod namespaces;
 mod net_devices;
+mod notify;
 mod process;
 mod properties;
 mod real_configs;

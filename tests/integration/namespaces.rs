@@ -84,7 +84,7 @@ fn loopback_is_up_in_a_new_network_namespace() {
     let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap();
     assert_eq!(flags & 1, 1, "IFF_UP");
     sandbox
-        .script("nc -l -p 7777 >/tmp/got & n=0; until echo hi | nc 127.0.0.1 7777 || [ $n = 50 ]; do n=$((n+1)); sleep 0.1; done; wait; cat /tmp/got");
+        .script("echo hi | nc -l -p 7777 & n=0; until sleep 1 | nc 127.0.0.1 7777 || [ $n = 50 ]; do n=$((n+1)); done");
     sandbox.run().ok().prints("hi");
 }
 

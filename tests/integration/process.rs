@@ -318,12 +318,14 @@ fn preserving_a_descriptor_that_is_not_open_is_an_error() {
 fn listen_fds_are_passed_as_systemd_has_it() {
     let mut sandbox = Sandbox::new("listen");
     sandbox.args(&["/guest", "report"]);
-    let wrapper = "exec 3</etc/passwd 4</etc/group; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"";
+    let wrapper = "exec 3</etc/passwd 4</etc/group; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=web exec \"$@\"";
     let call = sandbox.bundle_call("run").arg(&sandbox.id);
     let report = call.wrapped(wrapper).output().ok().json();
     assert_eq!(report["fds"].as_object().unwrap().keys().collect::<Vec<_>>(), ["0", "1", "2", "3"]);
     let env = report.texts("/env");
-    assert!(env.contains(&"LISTEN_FDS=1") && env.contains(&"LISTEN_PID=1"), "{env:?}");
+    for entry in ["LISTEN_FDS=1", "LISTEN_PID=1", "LISTEN_FDNAMES=web"] {
+        assert!(env.contains(&entry), "{env:?}");
+    }
 }
 
 #[test]

@@ -208,6 +208,15 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if !self.ended {
+            if std::thread::panicking() {
+                let state = if self.is_running() { "running" } else { "over" };
+                eprintln!(
+                    "{}\nstill {state}; stdout: {}\nstderr: {}",
+                    self.line,
+                    self.stdout(),
+                    self.stderr()
+                );
+            }
             self.end();
         }
     }

@@ -111,6 +111,12 @@ impl ConsoleSocket {
     /// Takes the terminal that the runtime sent, after it was called.
     #[track_caller]
     pub fn receive(&self) -> Terminal {
+        Terminal::from(self.receive_fd())
+    }
+
+    /// Takes whatever descriptor the runtime sent.
+    #[track_caller]
+    pub fn receive_fd(&self) -> OwnedFd {
         self.listener.set_nonblocking(true).unwrap();
         let (connection, _) = self.listener.accept().expect("the runtime connected to the socket");
         connection.set_nonblocking(false).unwrap();
@@ -124,6 +130,6 @@ impl ConsoleSocket {
             RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
             _ => None,
         });
-        Terminal::from(fd.expect("a descriptor came with the message"))
+        fd.expect("a descriptor came with the message")
     }
 }
