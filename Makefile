@@ -18,6 +18,7 @@ BENCH_PACKAGES = $(BUILD_PACKAGES) util-linux crun runc hyperfine
 HOST       := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 RELEASE    := $(TARGET_DIR)/$(HOST)/release
+MANUAL     := $(TARGET_DIR)/manual
 CARGO_ARGS := --locked --target $(HOST)
 RUSTFLAGS  := -C target-feature=+crt-static
 export RUSTFLAGS
@@ -46,13 +47,17 @@ help: ## List these targets
 		printf '  %-11s %s\n' "$$name" "$$text"; \
 	done
 
-build: deps toolchain ## Build the optimised static program: bin/ultari
+build: deps toolchain $(MANUAL)/man8/ultari.8 ## Build the optimised static program: bin/ultari
 	cargo build $(CARGO_ARGS) --release --bins
 	@install -D -m 755 $(RELEASE)/ultari bin/ultari
 	@case $$(LC_ALL=C ldd bin/ultari 2>&1) in \
 	*"=>"*) echo "bin/ultari is dynamically linked; it must be static" >&2; exit 1 ;; \
 	esac
 	@echo "bin/ultari: static, $$(($$(stat -c %s bin/ultari) / 1024)) KiB"
+
+# From the definitions of the command line: manual pages and completions, for `install`.
+$(MANUAL)/man8/ultari.8: src/cli.rs docs/manual.rs Cargo.lock | deps toolchain
+	cargo run --quiet $(CARGO_ARGS) --example manual -- $(MANUAL)
 
 demo: root bundles $(if $(filter bin/ultari,$(ULTARI)),build) ## Run a container that shows you around, from inside
 	@id=hello-$$$$; code=0; \
@@ -94,9 +99,14 @@ conformance: root deps-test $(if $(filter bin/ultari,$(ULTARI)),build) ## Run a 
 	@[ -n "$(RUNTIME_TOOLS)" ] || { echo "RUNTIME_TOOLS=DIR: a built checkout of opencontainers/runtime-tools is needed" >&2; exit 1; }
 	@ULTARI="$(ULTARI)" RUNTIMES="$(RUNTIMES)" tests/conformance/run "$(RUNTIME_TOOLS)"
 
-install: ## Install bin/ultari to $(DESTDIR)$(PREFIX)/bin (after `make build`)
-	@[ -x bin/ultari ] || { echo "bin/ultari is not there: run make build first" >&2; exit 1; }
+install: ## Install program, manual pages and completions to $(DESTDIR)$(PREFIX) (after `make build`)
+	@[ -x bin/ultari ] && [ -e $(MANUAL)/man8/ultari.8 ] || { echo "bin/ultari is not there: run make build first" >&2; exit 1; }
 	install -D -m 755 bin/ultari $(DESTDIR)$(PREFIX)/bin/ultari
+	install -d $(DESTDIR)$(PREFIX)/share/man/man8
+	install -m 644 $(MANUAL)/man8/*.8 $(DESTDIR)$(PREFIX)/share/man/man8
+	install -D -m 644 $(MANUAL)/completions/ultari.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/ultari
+	install -D -m 644 $(MANUAL)/completions/_ultari $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_ultari
+	install -D -m 644 $(MANUAL)/completions/ultari.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/ultari.fish
 
 clean: ## Remove everything that was built
 	cargo clean

@@ -17,6 +17,7 @@ mod hooks;
 mod host_mounts;
 mod identity;
 mod idmap;
+mod install;
 mod leftovers;
 mod lifecycle;
 mod mounts;
