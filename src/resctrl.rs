@@ -95,14 +95,7 @@ impl Groups {
             self.compare("l3CacheSchema", rdt.l3_cache_schema.as_deref())?;
             self.compare("memBwSchema", rdt.mem_bw_schema.as_deref())?;
         }
-        let lines: String = rdt.lines().iter().map(|line| format!("{line}\n")).collect();
-        if !lines.is_empty() {
-            // In one piece: the kernel takes all lines or none.
-            let path = self.control.join("schemata");
-            std::fs::write(&path, &lines).with_context(|| {
-                self.explain(&format!("linux.intelRdt: write {lines:?} to"), &path)
-            })?;
-        }
+        self.set_schemata(rdt)?;
         if let Some(path) = &self.monitoring {
             std::fs::create_dir(path).with_context(|| {
                 self.explain(
@@ -113,6 +106,38 @@ impl Groups {
             })?;
         }
         Ok(())
+    }
+
+    /// Changes the shares; returns what they were, for [`Groups::put_back`].
+    ///
+    /// # Errors
+    /// With the kernel's own words; all is as it was then.
+    pub fn update(&self, rdt: &IntelRdt) -> Result<String> {
+        let path = self.control.join("schemata");
+        let old = std::fs::read_to_string(&path)
+            .with_context(|| format!("linux.intelRdt: read {}", path.display()))?;
+        self.set_schemata(rdt)?;
+        Ok(old)
+    }
+
+    /// Undoes [`Groups::update`].
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn put_back(&self, old: &str) -> Result<()> {
+        let path = self.control.join("schemata");
+        std::fs::write(&path, old).with_context(|| self.explain("put the shares back in", &path))
+    }
+
+    /// In one piece: the kernel takes all lines or none.
+    fn set_schemata(&self, rdt: &IntelRdt) -> Result<()> {
+        let lines: String = rdt.lines().iter().map(|line| format!("{line}\n")).collect();
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let path = self.control.join("schemata");
+        std::fs::write(&path, &lines)
+            .with_context(|| self.explain(&format!("linux.intelRdt: write {lines:?} to"), &path))
     }
 
     /// A group that was there must have what is asked for.
@@ -276,6 +301,19 @@ mod tests {
         groups.remove().unwrap();
         assert!(!fake.has("box"));
         groups.remove().unwrap();
+    }
+
+    #[test]
+    fn shares_can_be_changed_and_put_back() {
+        let fake = Fake::new("rdt-update");
+        let groups = fake.make(&rdt("gold", &["L3:0=f"])).unwrap();
+        let old = groups.update(&rdt("", &["L3:0=3"])).unwrap();
+        assert_eq!(fake.read("gold/schemata"), "L3:0=3\n");
+        groups.put_back(&old).unwrap();
+        assert_eq!(fake.read("gold/schemata"), "L3:0=f\n");
+        std::fs::remove_dir_all(fake.0.join("gold")).unwrap();
+        let error = groups.update(&rdt("", &["L3:0=3"])).unwrap_err().to_string();
+        assert!(error.starts_with("linux.intelRdt: read "), "{error}");
     }
 
     #[test]
