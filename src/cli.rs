@@ -207,6 +207,7 @@ pub struct Run {
 /// Flags of update. Sizes are in bytes, or have a unit of 1024 bytes, its square and so on: k, m,
 /// g, t, p. Zero leaves a limit as it is.
 #[derive(Args, Debug)]
+#[command(allow_negative_numbers = true)]
 pub struct Update {
     /// Name of the container
     pub container_id: String,
@@ -221,7 +222,7 @@ pub struct Update {
     #[arg(long, value_name = "NUMBER")]
     pub cpu_period: Option<u64>,
     /// CPU time in each period, in microseconds; -1 for no limit
-    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    #[arg(long, value_name = "NUMBER")]
     pub cpu_quota: Option<i64>,
     /// CPU time that may be saved up, in microseconds
     #[arg(long, value_name = "NUMBER")]
@@ -230,7 +231,7 @@ pub struct Update {
     #[arg(long, value_name = "NUMBER")]
     pub cpu_rt_period: Option<u64>,
     /// Realtime CPU time in each period, in microseconds
-    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    #[arg(long, value_name = "NUMBER")]
     pub cpu_rt_runtime: Option<i64>,
     /// Share of CPU time, 2 to 262144
     #[arg(long, value_name = "NUMBER")]
@@ -245,22 +246,22 @@ pub struct Update {
     #[arg(long, value_name = "NUMBER")]
     pub cpu_idle: Option<i64>,
     /// Memory; -1 for no limit
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
     /// Memory that is left to the container when it gets scarce
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    #[arg(long, value_name = "SIZE")]
     pub memory_reservation: Option<String>,
     /// Memory and swap together; -1 for no limit
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    #[arg(long, value_name = "SIZE")]
     pub memory_swap: Option<String>,
     /// Ignored: the kernel has given it up
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, hide = true)]
+    #[arg(long, value_name = "SIZE", hide = true)]
     pub kernel_memory: Option<String>,
     /// Ignored: the kernel has given it up
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, hide = true)]
+    #[arg(long, value_name = "SIZE", hide = true)]
     pub kernel_memory_tcp: Option<String>,
     /// Number of processes; -1 for no limit
-    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    #[arg(long, value_name = "NUMBER")]
     pub pids_limit: Option<i64>,
     /// Share of the L3 cache (resctrl)
     #[arg(long, value_name = "SCHEMA")]

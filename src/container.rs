@@ -15,7 +15,7 @@ use crate::procfs::Proc;
 use crate::security::seccomp::agent;
 use crate::spec::{self, Config, IntelRdt};
 use crate::state::{Folder, Init, Record};
-use crate::{hooks, log, sys};
+use crate::{cgroup, hooks, log, sys};
 
 /// How long a killed process may take to end.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -353,6 +353,18 @@ impl Container {
         }
         result?.iter().for_each(|warning| log::warning(warning));
         Ok(())
+    }
+
+    /// What it uses and has used.
+    ///
+    /// # Errors
+    /// When it has no cgroup, or that can't be read.
+    pub fn stats(&self) -> Result<cgroup::Stats> {
+        let mut stats = self.record.cgroup.open()?.stats()?;
+        if let Some(groups) = &self.record.resctrl {
+            stats.intel_rdt = groups.stats();
+        }
+        Ok(stats)
     }
 
     /// The pids of all processes, in the caller's PID namespace.
