@@ -24,8 +24,7 @@ impl Journal {
         let mut failures = Vec::new();
         for (path, line) in self.0.into_inner().into_iter().rev().flatten() {
             let put = OpenOptions::new().write(true).open(&path);
-            // With the newline also the empty list of a cpuset is something to write.
-            let put = put.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
+            let put = put.and_then(|mut file| file.write_all(line.as_bytes()));
             if let Err(error) = put {
                 failures.push(format!("{line:?} in {path} ({error})"));
             }
@@ -38,9 +37,13 @@ impl Journal {
 /// be read, because it is a command and not a setting.
 pub(super) fn undo_of(node: &Node, file: &str, value: &str) -> Vec<Step> {
     let devices = matches!(file, "devices.allow" | "devices.deny");
-    let Ok(old) = node.read_long(if devices { "devices.list" } else { file }) else {
+    let Ok(mut old) = node.read_long(if devices { "devices.list" } else { file }) else {
         return Vec::new();
     };
+    // An empty set stands for the parent's, but one with processes can't be emptied again.
+    if old.trim().is_empty() && matches!(file, "cpuset.cpus" | "cpuset.mems") {
+        old = node.read_long(&format!("{file}.effective")).unwrap_or(old);
+    }
     let steps =
         if devices { undo_devices(file, &old, value) } else { undo_setting(file, &old, value) };
     steps.into_iter().map(|(file, line)| (format!("{}/{file}", node.path()), line)).collect()
@@ -66,9 +69,6 @@ fn undo_setting<'a>(file: &'a str, old: &str, value: &str) -> Vec<(&'a str, Stri
         steps.push((file, format!("{device} {none}")));
     }
     steps.extend(old.lines().map(|line| (file, line.to_owned())));
-    if steps.is_empty() {
-        steps.push((file, String::new()));
-    }
     steps
 }
 
@@ -94,8 +94,7 @@ mod tests {
     fn settings_are_put_back_as_they_can_be_written() {
         for (file, old, value, steps) in [
             ("cpu.max", "max 100000\n", "5000 10000", &["max 100000"][..]),
-            ("cpuset.cpus", "\n", "0", &[""]),
-            ("cpuset.cpus", "", "0", &[""]),
+            ("cpuset.cpus", "0-1\n", "0", &["0-1"]),
             ("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\n", "1", &["0"]),
             ("io.weight", "default 100\n8:0 50\n", "200", &["default 100", "8:0 50"]),
             ("io.weight", "default 100\n", "8:0 50", &["8:0 default", "default 100"]),

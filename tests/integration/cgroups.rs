@@ -253,10 +253,9 @@ fn device_rules_count_in_their_order() {
 
 /// Major and minor number of a whole disk, as throttling wants it.
 pub fn disk() -> Option<String> {
-    let disk = fs::read_dir("/sys/block").unwrap().flatten().find(|entry| {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        name.starts_with("vd") || name.starts_with("sd") || name.starts_with("nvme")
-    })?;
+    let all = || fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let of_kind = |kind| all().find(|entry| entry.file_name().to_string_lossy().starts_with(kind));
+    let disk = ["vd", "sd", "nvme", "loop"].into_iter().find_map(of_kind)?;
     Some(fs::read_to_string(disk.path().join("dev")).unwrap().trim().to_owned())
 }
 

@@ -53,8 +53,11 @@ fn settings(sandbox: &Sandbox) -> BTreeMap<String, String> {
         for entry in fs::read_dir(&cgroup).unwrap().flatten() {
             let name = entry.file_name().into_string().unwrap();
             let writable = entry.metadata().unwrap().permissions().mode() & 0o200 != 0;
+            // On v2 an empty list stands for the parent's, and can't be emptied again.
+            let shown = cgroup.join(format!("{name}.effective"));
+            let path = if shown.exists() { shown } else { entry.path() };
             if (writable || name == "devices.list") && !counters.iter().any(|c| name.contains(c)) {
-                let text = fs::read_to_string(entry.path()).unwrap_or_default();
+                let text = fs::read_to_string(path).unwrap_or_default();
                 found.insert(entry.path().display().to_string(), text);
             }
         }
