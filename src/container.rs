@@ -337,6 +337,8 @@ impl Container {
             self.record.id,
             status.word()
         );
+        // Two at a time might put back what the other has set.
+        let _lock = self.folder.lock()?;
         let mut undo = None;
         if !shares.lines().is_empty() {
             let groups = self.record.resctrl.as_ref().context(

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::cgroups::{disk, extra_device, has, is_v1, limit, sleeper};
 use crate::skip;
-use crate::support::{Output, Sandbox};
+use crate::support::{Output, Sandbox, wait_until};
 
 const MIB: u64 = 1 << 20;
 
@@ -257,6 +257,13 @@ fn block_io_limits_change_and_are_lifted() {
     if weight.code != 0 {
         // Neither BFQ nor io.cost in this kernel.
         weight.fails(1, &["linux.resources.blockIO.weight", "no such file"]);
+    } else {
+        let files = ["blkio.bfq.weight", "blkio.weight", "io.bfq.weight", "io.weight"];
+        let files = sandbox.cgroups().into_iter().flat_map(|dir| files.map(|file| dir.join(file)));
+        let weights: Vec<String> = files.filter_map(|file| fs::read_to_string(file).ok()).collect();
+        // io.cost's weights go to 10000.
+        let set = |text: &String| ["300\n", "default 300\n", "default 2930\n"].contains(&&**text);
+        assert!(weights.iter().any(set), "{weights:?}");
     }
     update(&sandbox, &["--blkio-weight", "1001"]).fails(1, &["linux.resources.blockIO.weight"]);
 }
@@ -297,6 +304,49 @@ fn device_rules_change_for_a_running_container() {
 }
 
 #[test]
+fn device_rules_change_without_a_gap() {
+    let Some(minor) = extra_device() else { skip!("no /dev/fuse to try") };
+    let mut sandbox = Sandbox::with_script(
+        "gap",
+        "while true; do true </dev/null || echo refused; true </dev/fence && echo allowed; done 2>/tmp/err",
+    );
+    sandbox.config["linux"]["devices"] = json!([
+        {"path": "/dev/fence", "type": "c", "major": 10, "minor": minor, "fileMode": 438}
+    ]);
+    let output = sandbox.run_detached();
+    let none = json!({"allow": false, "access": "rwm"});
+    let other = json!({"allow": true, "type": "c", "major": 10, "minor": 235, "access": "rw"});
+    for round in 0..20 {
+        let rules = if round % 2 == 0 { json!([none, other]) } else { json!([none]) };
+        update_json(&sandbox, &json!({"devices": rules})).ok();
+    }
+    assert_eq!(output.stdout_by_now(), "");
+    let fence = json!({"allow": true, "type": "c", "major": 10, "minor": minor, "access": "rw"});
+    update_json(&sandbox, &json!({"devices": [none, fence]})).ok();
+    wait_until("it goes on trying", || output.stdout_by_now().contains("allowed"));
+    assert!(!output.stdout_by_now().contains("refused"));
+}
+
+#[test]
+fn updates_at_the_same_time_wait_for_each_other() {
+    if !has("memory") || !has("pids") {
+        skip!("controllers are missing");
+    }
+    let sandbox = running("together", json!({"memory": {"limit": 64 * MIB, "swap": -1}}));
+    let bad = json!({"memory": {"limit": 96 * MIB}, "cpu": {"mems": "900"}}).to_string();
+    for limit in [70 * MIB, 80 * MIB] {
+        let refused: Vec<_> = (0..3)
+            .map(|_| sandbox.call(["update", "-r", "-", &sandbox.id]).stdin(&bad).spawn())
+            .collect();
+        update(&sandbox, &["--memory", &limit.to_string()]).ok();
+        for call in refused {
+            call.wait().fails(1, &["linux.resources.cpu.mems"]);
+        }
+        assert_eq!(memory_limit(&sandbox), limit.to_string());
+    }
+}
+
+#[test]
 fn files_of_cgroup_v2_are_written_as_they_are() {
     let sandbox = running("unified", json!({}));
     let change = json!({"unified": {"memory.high": "104857600"}});
@@ -308,7 +358,48 @@ fn files_of_cgroup_v2_are_written_as_they_are() {
     }
 }
 
-/// What docker 20.10 sends: zeros for all that its user did not name.
+/// What docker 20.10 sends for `--cpu-shares 512`, then `--memory 100m --memory-swap 200m --cpus 0.5
+/// --pids-limit 50 --cpuset-cpus 0`, then `--pids-limit -1`: zeros for all that was not named.
+const DOCKER: [&str; 3] = [
+    r#"{"memory":{"limit":0,"reservation":0,"kernel":0},"cpu":{"shares":512,"quota":0,"period":0},"blockIO":{"weight":0}}"#,
+    r#"{"memory":{"limit":104857600,"reservation":0,"swap":209715200,"kernel":0},"cpu":{"shares":0,"quota":50000,"period":100000,"cpus":"0"},"pids":{"limit":50},"blockIO":{"weight":0}}"#,
+    r#"{"memory":{"limit":0,"reservation":0,"kernel":0},"cpu":{"shares":0,"quota":0,"period":0},"pids":{"limit":-1},"blockIO":{"weight":0}}"#,
+];
+
+#[test]
+fn updates_of_docker_change_what_its_user_named() {
+    if !["memory", "cpu", "cpuset", "pids"].iter().all(|controller| has(controller)) {
+        skip!("controllers are missing");
+    }
+    let memory = json!({"limit": 64 * MIB, "swap": 128 * MIB});
+    let sandbox = running("docker", json!({"memory": memory}));
+    let shown = || {
+        let quota = limit(&sandbox, "cpu", "cpu.cfs_quota_us", "cpu.max");
+        [
+            memory_limit(&sandbox),
+            swap_limit(&sandbox),
+            limit(&sandbox, "cpu", "cpu.shares", "cpu.weight"),
+            quota.replace("-1", "max").split(' ').next().unwrap().to_owned(),
+            limit(&sandbox, "cpuset", "cpuset.effective_cpus", "cpuset.cpus.effective"),
+            limit(&sandbox, "pids", "pids.max", "pids.max"),
+        ]
+    };
+    let [_, _, _, _, cpus, _] = shown();
+    // v1 counts memory and swap together, v2 swap alone.
+    let swap = |swap: u64, limit: u64| if is_v1("memory") { swap } else { swap - limit };
+    let swaps = [swap(128 * MIB, 64 * MIB), swap(200 * MIB, 100 * MIB)].map(|s| s.to_string());
+    let weight = if is_v1("cpu") { "512" } else { "59" };
+    for (text, expected) in DOCKER.iter().zip([
+        ["67108864", &swaps[0], weight, "max", &cpus, "max"],
+        ["104857600", &swaps[1], weight, "50000", "0", "50"],
+        ["104857600", &swaps[1], weight, "50000", "0", "max"],
+    ]) {
+        let call = sandbox.call(["update", "--resources", "-", &sandbox.id]).stdin(text);
+        assert_eq!(call.output().ok().stderr, "");
+        assert_eq!(shown(), expected, "after {text}");
+    }
+}
+
 #[test]
 fn zeros_leave_limits_alone() {
     if !has("memory") || !has("cpu") || !has("pids") {
@@ -393,6 +484,10 @@ fn a_refused_change_leaves_all_limits_as_they_were() {
     ];
     if is_v1("devices") {
         cases.push(("/devices", nested, "linux.resources.devices"));
+    }
+    if !is_v1("memory") {
+        let files = json!({"memory.high": "50000000", "memory.min": "1000000", "pids.max": "x"});
+        cases.push(("/unified", files, "linux.resources.unified[\"pids.max\"]"));
     }
     for (place, bad, words) in cases {
         let mut resources = good.clone();
