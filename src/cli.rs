@@ -211,8 +211,8 @@ pub struct Run {
 pub struct Update {
     /// Name of the container
     pub container_id: String,
-    /// File with the object linux.resources of a config.json, - for standard input; the other
-    /// flags are ignored then
+    /// File with the object linux.resources of a config.json, - for standard input; all other
+    /// flags but the schemas are ignored then
     #[arg(short, long, value_name = "FILE")]
     pub resources: Option<PathBuf>,
     /// Share of block I/O, 10 to 1000

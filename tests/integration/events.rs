@@ -143,7 +143,7 @@ fn want_of_memory_is_told_and_the_container_goes_on() {
 }
 
 #[test]
-fn want_of_memory_that_ends_the_container_is_the_last_news() {
+fn want_of_memory_that_ends_the_container_is_told() {
     if !has("memory") {
         skip!("no memory controller");
     }
@@ -155,7 +155,8 @@ fn want_of_memory_that_ends_the_container_is_the_last_news() {
     wait_until("it watches", || !running.stdout().is_empty());
     sandbox.start().ok();
     let output = running.wait().ok();
-    assert_eq!(output.stdout.lines().last(), Some(oom(&sandbox).as_str()), "{}", output.stdout);
+    // Figures may come between the news and the end.
+    assert_eq!(output.stdout.lines().filter(|line| *line == oom(&sandbox)).count(), 1);
 }
 
 #[test]
