@@ -11,6 +11,9 @@ DESTDIR ?=
 # archive are there for linking; only a test's bridge to libseccomp is written in C.
 BUILD_PACKAGES = $(if $(shell command -v cc),,gcc) libc6-dev busybox-static
 TEST_PACKAGES  = $(BUILD_PACKAGES) libseccomp-dev util-linux procps strace iproute2
+ENGINE_PACKAGES = $(BUILD_PACKAGES) util-linux procps iproute2 iptables docker.io containerd runc podman buildah \
+	conmon catatonit netavark aardvark-dns slirp4netns fuse-overlayfs uidmap \
+	protobuf-compiler python3-grpcio python3-protobuf
 BENCH_PACKAGES = $(BUILD_PACKAGES) util-linux crun runc hyperfine
 
 # Static programs: an explicit --target keeps +crt-static away from build scripts
@@ -39,12 +42,12 @@ apt-get -qq -o DPkg::Lock::Timeout=600 update && \
 apt-get -qq -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends $$missing >/dev/null
 endef
 
-.PHONY: help build demo bundles test bench conformance install clean deps deps-test deps-bench toolchain root
+.PHONY: help build demo bundles test test-engines bench conformance install clean deps deps-test deps-engines packages-engines deps-bench toolchain root
 
 help: ## List these targets
 	@echo "Ultari: a low-level OCI container runtime. Targets:"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
-		printf '  %-11s %s\n' "$$name" "$$text"; \
+		printf '  %-12s %s\n' "$$name" "$$text"; \
 	done
 
 build: deps toolchain $(MANUAL)/man8/ultari.8 ## Build the optimised static program: bin/ultari
@@ -94,6 +97,9 @@ bench: root deps-bench build ## Compare with crun, runc and the kernel's own flo
 	cargo build $(CARGO_ARGS) --release --example floor
 	ULTARI=$(ULTARI) FLOOR=$(RELEASE)/examples/floor OUT=$(TARGET_DIR)/bench benches/run
 
+test-engines: root deps-engines $(if $(filter bin/ultari,$(ULTARI)),build) ## Drive Docker, containerd, CRI, Podman and Buildah: ENGINES="docker cri"
+	ULTARI="$(ULTARI)" tests/engines/run $(ENGINES)
+
 # The suite's programs are driven as they are; building them is their own README's business.
 conformance: root deps-test $(if $(filter bin/ultari,$(ULTARI)),build) ## Run a built runtime-tools checkout: RUNTIME_TOOLS=DIR
 	@[ -n "$(RUNTIME_TOOLS)" ] || { echo "RUNTIME_TOOLS=DIR: a built checkout of opencontainers/runtime-tools is needed" >&2; exit 1; }
@@ -117,6 +123,19 @@ deps: ## Install the packages that building and the demo need
 
 deps-test:
 	$(call apt,$(TEST_PACKAGES))
+
+# What is installed may not start its daemons; the tests start them, away from the host.
+deps-engines:
+	@policy=/usr/sbin/policy-rc.d; \
+	if [ "$$(id -u)" = 0 ] && [ ! -e $$policy ]; then \
+		trap "rm -f $$policy" EXIT; \
+		install -m 755 /dev/null $$policy; \
+		printf '#!/bin/sh\nexit 101\n' >$$policy; \
+	fi; \
+	$(MAKE) --no-print-directory packages-engines
+
+packages-engines:
+	$(call apt,$(ENGINE_PACKAGES))
 
 deps-bench:
 	$(call apt,$(BENCH_PACKAGES))
