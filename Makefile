@@ -128,7 +128,7 @@ deps-test:
 deps-engines:
 	@policy=/usr/sbin/policy-rc.d; \
 	if [ "$$(id -u)" = 0 ] && [ ! -e $$policy ]; then \
-		trap "rm -f $$policy" EXIT; \
+		trap "rm -f $$policy" EXIT INT TERM; \
 		install -m 755 /dev/null $$policy; \
 		printf '#!/bin/sh\nexit 101\n' >$$policy; \
 	fi; \
