@@ -13,7 +13,8 @@ BUILD_PACKAGES = $(if $(shell command -v cc),,gcc) libc6-dev busybox-static
 TEST_PACKAGES  = $(BUILD_PACKAGES) libseccomp-dev util-linux procps strace iproute2
 ENGINE_PACKAGES = $(BUILD_PACKAGES) util-linux procps iproute2 iptables docker.io containerd runc podman buildah \
 	conmon catatonit netavark aardvark-dns slirp4netns fuse-overlayfs uidmap \
-	protobuf-compiler python3-grpcio python3-protobuf
+	containernetworking-plugins \
+	protobuf-compiler python3-grpcio python3-protobuf python3-websocket
 BENCH_PACKAGES = $(BUILD_PACKAGES) util-linux crun runc hyperfine
 
 # Static programs: an explicit --target keeps +crt-static away from build scripts
