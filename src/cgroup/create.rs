@@ -200,7 +200,7 @@ impl Cgroup {
     /// On a v2 host these are all that the host offers, as in runc: engines read memory.current,
     /// pids.current and the like of containers without limits. On a hybrid host it is only what
     /// the limits need, because the numbers are read from v1 there.
-    fn enable_controllers(
+    pub(super) fn enable_controllers(
         &mut self,
         hierarchy: &Hierarchy,
         resources: Option<&LinuxResources>,
