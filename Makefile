@@ -39,12 +39,12 @@ apt-get -qq -o DPkg::Lock::Timeout=600 update && \
 apt-get -qq -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends $$missing >/dev/null
 endef
 
-.PHONY: help build demo bundles test bench conformance install clean deps deps-test deps-bench toolchain root
+.PHONY: help build demo bundles test bench crash-matrix conformance install clean deps deps-test deps-bench toolchain root
 
 help: ## List these targets
 	@echo "Ultari: a low-level OCI container runtime. Targets:"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
-		printf '  %-11s %s\n' "$$name" "$$text"; \
+		printf '  %-12s %s\n' "$$name" "$$text"; \
 	done
 
 build: deps toolchain $(MANUAL)/man8/ultari.8 ## Build the optimised static program: bin/ultari
@@ -95,6 +95,9 @@ bench: root deps-bench build ## Compare with crun, runc and the kernel's own flo
 	ULTARI=$(ULTARI) FLOOR=$(RELEASE)/examples/floor OUT=$(TARGET_DIR)/bench benches/run
 
 # The suite's programs are driven as they are; building them is their own README's business.
+crash-matrix: root deps-test build ## Kill and fail every system call of every command (long)
+	CRASH_MATRIX=1 cargo test $(CARGO_ARGS) --test integration -- --nocapture crash_matrix
+
 conformance: root deps-test $(if $(filter bin/ultari,$(ULTARI)),build) ## Run a built runtime-tools checkout: RUNTIME_TOOLS=DIR
 	@[ -n "$(RUNTIME_TOOLS)" ] || { echo "RUNTIME_TOOLS=DIR: a built checkout of opencontainers/runtime-tools is needed" >&2; exit 1; }
 	@ULTARI="$(ULTARI)" RUNTIMES="$(RUNTIMES)" tests/conformance/run "$(RUNTIME_TOOLS)"

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use oci_spec::runtime::{LinuxNamespaceType as Ns, LinuxResources};
 use serde_json::json;
@@ -409,17 +409,22 @@ impl Container {
         let cgroup = self.record.cgroup.open();
         errors.extend(cgroup.and_then(|cgroup| cgroup.remove()).err());
         errors.extend(self.record.resctrl.as_ref().and_then(|groups| groups.remove().err()));
-        errors.extend(self.folder.remove().err());
+        // Without the record nobody would find what is left.
+        if errors.is_empty() {
+            errors.extend(self.folder.remove().err());
+        }
+        if !errors.is_empty() {
+            let texts: Vec<_> = errors.iter().map(|error| format!("{error:#}")).collect();
+            let id = &self.record.id;
+            bail!(
+                "remove container {id} (`ultari delete --force {id}` tries again): {}",
+                texts.join("; ")
+            );
+        }
         if let Ok(config) = &config {
             self.poststop(config);
         }
-        match errors.len() {
-            0 => Ok(()),
-            _ => {
-                let texts: Vec<_> = errors.iter().map(|error| format!("{error:#}")).collect();
-                Err(anyhow!("remove container {}: {}", self.record.id, texts.join("; ")))
-            }
-        }
+        Ok(())
     }
 
     /// A failing poststop hook must not keep the others from running.

@@ -165,13 +165,14 @@ impl<'a> Node<'a> {
 
     pub(super) fn exists(&self, file: &str) -> bool {
         let path = format!("{}{file}", self.prefix);
-        nix::unistd::faccessat(
+        let found = nix::unistd::faccessat(
             self.base,
             path.as_str(),
             nix::unistd::AccessFlags::F_OK,
             nix::fcntl::AtFlags::empty(),
-        )
-        .is_ok()
+        );
+        // Whatever else keeps us from looking, it is no reason to leave it lying about.
+        !matches!(found, Err(Errno::ENOENT | Errno::ENOTDIR))
     }
 
     /// Makes the cgroup. One that is to hold those of containers (`parent`) is marked as ours, so
