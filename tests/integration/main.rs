@@ -33,5 +33,6 @@ mod seccomp;
 mod seccomp_notify;
 mod start_errors;
 mod support;
+mod surroundings;
 mod terminal;
 mod update;
