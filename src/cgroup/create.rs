@@ -119,10 +119,9 @@ impl Cgroup {
         ));
         let mut warnings = Vec::new();
         self.apply_limits(resources, "", &mut warnings)?;
-        warnings.push(format!(
-            "the container has no cgroup of its own: this user may not make one in {} ({errno})",
-            self.shown()
-        ));
+        crate::log::debug(|| {
+            format!("no cgroup for the container: may not make {} ({errno})", self.shown())
+        });
         Ok(warnings)
     }
 
