@@ -134,13 +134,9 @@ fn ask_helper(property: &str, kind: &Kind, mappings: &[IdMapping], pid: i32) -> 
 fn wanted_ranges(kind: &Kind, mappings: &[IdMapping]) -> String {
     let user = crate::container::user_name(nix::unistd::geteuid().as_raw());
     let foreign = mappings.iter().filter(|mapping| !kind.is_own(mapping));
-    let lines: Vec<_> = foreign.map(|m| format!("{user}:{}:{}", m.host, m.size)).collect();
-    format!(
-        "{} must have the line {} and {} be set-uid root",
-        kind.ranges,
-        lines.join(" and "),
-        kind.helper
-    )
+    let lines: Vec<_> = foreign.map(|m| format!("\"{user}:{}:{}\"", m.host, m.size)).collect();
+    let (ranges, helper, lines) = (kind.ranges, kind.helper, lines.join(" and "));
+    format!("{ranges} must allow it by {lines}, each on a line, and {helper} be set-uid root")
 }
 
 /// Says what to do where the kernel refused to clone a process into `namespaces` and, if

@@ -114,8 +114,16 @@ impl Cgroup {
         for path in made.drain(..).rev() {
             let _ = Node::below(self.root.as_fd(), &path).rmdir();
         }
+        let how = match self.location.is_unified() {
+            true => {
+                "start the runtime in a delegated cgroup (systemd-run --user --scope -p Delegate=yes)"
+            }
+            false => {
+                "have root make a cgroup of cgroup v1 for this user in each hierarchy (mkdir, chown -R) and name one below it in linux.cgroupsPath"
+            }
+        };
         self.absent = Some(format!(
-            "this user may not make cgroups here ({errno}): start the runtime in a delegated cgroup (systemd-run --user --scope -p Delegate=yes), or take the limit out of config.json"
+            "this user may not make cgroups here ({errno}): {how}, or take the limit out of config.json"
         ));
         let mut warnings = Vec::new();
         self.apply_limits(resources, "", &mut warnings)?;
