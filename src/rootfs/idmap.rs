@@ -34,7 +34,18 @@ pub fn open_sources(config: &Config, proc: &Proc) -> Result<Vec<Option<OwnedFd>>
     let mut sources = Vec::new();
     for mount in &config.mounts {
         let wanted = all || mount.idmap.is_some();
-        let source = if wanted { mounts::open_source(mount)? } else { None };
+        if !wanted {
+            sources.push(None);
+            continue;
+        }
+        let source = match mounts::open_source(mount) {
+            // Root in a user namespace only has no power over this mount namespace; the child has
+            // over its own.
+            Err(error) if mount.idmap.is_none() && error.downcast_ref() == Some(&Errno::EPERM) => {
+                None
+            }
+            source => source?,
+        };
         if let (Some(tree), Some(idmap)) = (&source, &mount.idmap) {
             let known = made.iter().position(|(maps, _)| *maps == &idmap.maps);
             let index = match known {
