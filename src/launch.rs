@@ -393,7 +393,8 @@ fn fork(
 ) -> Result<Forked> {
     let flags = namespace::clone_flags(namespaces);
     let joined_user = namespaces.joined().find(|(kind, _)| *kind == Ns::User);
-    let Some((kind, path)) = joined_user else {
+    // Root in a user namespace only could not come back to namespaces of the host.
+    if joined_user.is_none() && !(userns::is_inside() && namespace::leaves_any(namespaces)) {
         let back = namespace::enter_for_child(namespaces, proc)?;
         let forked = clone3(flags, cgroup.clone_fd()).map_err(|errno| {
             userns::explain_clone(errno, namespaces, cgroup.clone_fd().is_some())
@@ -402,17 +403,19 @@ fn fork(
             back.go()?;
         }
         return Ok(forked);
-    };
-    // The new namespaces are to belong to the joined user namespace.
+    }
     fork_within(flags, namespaces, cgroup, || {
         set_oom_score(process, "self", proc)?;
-        namespace::join(kind, path)?;
+        if let Some((kind, path)) = joined_user {
+            // The new namespaces are to belong to it.
+            namespace::join(kind, path)?;
+        }
         namespace::enter_for_child(namespaces, proc).map(drop)
     })
 }
 
-/// Clones a process into a user namespace that it enters by `enter`. Nobody comes back from one:
-/// a process in between enters it and clones its own sibling.
+/// Clones a process into namespaces that it enters by `enter` and from which nobody comes back, as
+/// a user namespace: a process in between enters them and clones its own sibling.
 fn fork_within(
     flags: CloneFlags,
     namespaces: &Namespaces,

@@ -69,6 +69,16 @@ impl Return {
     }
 }
 
+/// Whether a joined namespace of this kind is entered before the clone.
+fn is_entered_early(kind: Ns) -> bool {
+    !matches!(kind, Ns::Mount | Ns::User | Ns::Cgroup)
+}
+
+/// Whether [`enter_for_child`] leaves any namespace of the caller.
+pub fn leaves_any(namespaces: &Namespaces) -> bool {
+    namespaces.is_new(Ns::Time) || namespaces.joined().any(|(kind, _)| is_entered_early(kind))
+}
+
 /// Enters what the next child is to be born in: the joined namespaces but the mount and user
 /// ones, and a new time namespace, whose clocks can be set only before anyone is in it. Not the
 /// cgroup namespace: out of it the child could not be cloned into its cgroup.
@@ -84,7 +94,7 @@ pub fn enter_for_child(namespaces: &Namespaces, proc: &Proc) -> Result<Return> {
         Ok(())
     };
     for (kind, path) in namespaces.joined() {
-        if matches!(kind, Ns::Mount | Ns::User | Ns::Cgroup) {
+        if !is_entered_early(kind) {
             continue;
         }
         remember(kind)?;

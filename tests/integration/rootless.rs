@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::skip;
-use crate::support::user::{self, COUNT, NAME, SUBORDINATE, UID};
+use crate::support::user::{self, COUNT, NAME, SUBORDINATE, UID, UserNamespace};
 use crate::support::{
     ConsoleSocket, HIERARCHIES, Json, Sandbox, bind, host, remove_namespace, set_namespace,
     wait_until,
@@ -26,9 +26,8 @@ macro_rules! need_user {
 /// Leaves a test where the set-uid programs are not installed.
 macro_rules! need_helpers {
     () => {
-        need_user!();
-        if !Path::new("/usr/bin/newuidmap").exists() {
-            skip!("newuidmap is missing: install the package uidmap");
+        if let Some(reason) = user::missing_with_helpers() {
+            skip!("{reason}");
         }
     };
 }
@@ -153,7 +152,6 @@ fn a_terminal_without_a_group_for_it() {
     sandbox.config["process"]["terminal"] = json!(true);
     sandbox.config["process"]["consoleSize"] = json!({"height": 11, "width": 22});
     let socket = ConsoleSocket::listen(sandbox.dir.join("tty"));
-    fs::set_permissions(&socket.path, fs::Permissions::from_mode(0o666)).unwrap();
     let call = sandbox.bundle_call("run").args(["--detach", "--console-socket"]).arg(&socket.path);
     call.arg(&sandbox.id).output().ok();
     let text = socket.receive().read_to_end();
@@ -285,16 +283,78 @@ fn what_a_user_may_not_have_is_refused_by_name() {
 fn the_hosts_mount_options_stay() {
     need_user!();
     let mut sandbox = Sandbox::of_user("locked", "true");
-    sandbox.mount(bind("/proc/sys/kernel", "/mnt", &["bind", "suid", "exec", "dev"]));
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let plain = mounts.lines().any(|line| {
-        let mut fields = line.split(' ').skip(4);
-        fields.next() == Some("/proc") && !fields.next().unwrap().contains("nosuid")
-    });
-    if plain {
-        skip!("/proc of this host has no options to lose");
-    }
+    sandbox.wrapper = Some(format!(
+        "exec unshare --mount --propagation private sh -c \
+         'mount -t tmpfs -o nosuid,nodev locked /mnt && exec {} \"$@\"' sh \"$@\"",
+        user::as_user().display()
+    ));
+    sandbox.mount(bind("/mnt", "/mnt", &["bind", "ro", "nosuid"]));
+    sandbox.run().ok();
+    let last = sandbox.config["mounts"].as_array().unwrap().len() - 1;
+    sandbox.config["mounts"][last] = bind("/mnt", "/mnt", &["bind", "suid", "dev"]);
     sandbox.run().fails(1, &["(/mnt)", "can't be taken off"]);
+}
+
+#[test]
+fn root_in_a_user_namespace_needs_none_for_the_container() {
+    need_helpers!();
+    let namespace = UserNamespace::new();
+    let mut sandbox = Sandbox::of_user("nested", "sleep 100");
+    let mut nested = sandbox.config.clone();
+    sandbox.wrapper = Some(namespace.wrapper());
+    remove_namespace(&mut sandbox.config, "user");
+    let linux = sandbox.config["linux"].as_object_mut().unwrap();
+    linux.remove("uidMappings");
+    linux.remove("gidMappings");
+    linux.insert(
+        "devices".into(),
+        json!([{"path": "/dev/full", "type": "c", "major": 1, "minor": 7}]),
+    );
+    linux.insert("sysctl".into(), json!({"kernel.msgmax": "4321"}));
+    sandbox.config["process"]["user"] = json!({"uid": 5, "gid": 6, "additionalGids": [7]});
+    sandbox.run_detached();
+    let pid = sandbox.pid();
+    assert_eq!(status(pid, "Uid:"), (SUBORDINATE + 4).to_string());
+    let report = sandbox.exec(&["/guest", "report", "read /proc/sys/kernel/msgmax"]).ok().json();
+    assert_eq!(report.text("/status/Groups"), "7");
+    assert_eq!(report.texts("/actions"), ["ok 4321\n"]);
+    let seen = sandbox.ultari(["ps", "--format", "json", &sandbox.id]).ok().json();
+    assert_eq!(seen, json!([pid]));
+    sandbox.delete_forced().ok();
+    // Ids of its own user namespace it may map further, and no others.
+    let maps = json!([{"containerID": 0, "hostID": 10, "size": 10}]);
+    nested["linux"]["uidMappings"] = maps.clone();
+    nested["linux"]["gidMappings"] = maps;
+    sandbox.config = nested;
+    sandbox.give_rootfs(SUBORDINATE + 9);
+    sandbox.run_detached();
+    assert_eq!(status(sandbox.pid(), "Uid:"), (SUBORDINATE + 9).to_string());
+    sandbox.exec(&["cat", "/proc/self/uid_map"]).ok();
+    sandbox.delete_forced().ok();
+    sandbox.config["linux"]["uidMappings"][0]["hostID"] = json!(70000);
+    sandbox.run().fails(1, &["linux.uidMappings", "/proc/self/uid_map"]);
+}
+
+#[test]
+fn root_in_a_user_namespace_keeps_records_where_its_user_does() {
+    need_helpers!();
+    let namespace = UserNamespace::new();
+    let mut sandbox = Sandbox::of_user("records", "true");
+    remove_namespace(&mut sandbox.config, "user");
+    for maps in ["uidMappings", "gidMappings"] {
+        sandbox.config["linux"].as_object_mut().unwrap().remove(maps);
+    }
+    sandbox.write_config();
+    sandbox.wrapper = Some(namespace.wrapper());
+    let run = |user: &str| {
+        let call =
+            sandbox.bare_call().env("XDG_RUNTIME_DIR", &sandbox.root().display().to_string());
+        let call = call.env("USER", user).args(["run", "--bundle"]).arg(sandbox.bundle());
+        call.arg(&sandbox.id).output()
+    };
+    run(NAME).ok();
+    fs::remove_dir(sandbox.root().join("ultari")).unwrap();
+    run("root").fails(1, &["/run/ultari"]);
 }
 
 #[test]

@@ -4,11 +4,12 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
-use super::{Sandbox, host, program};
+use super::{Sandbox, host, program, wait_until};
 
 /// The user's own id, and its group's.
 pub const UID: u32 = 54321;
@@ -73,6 +74,13 @@ pub fn missing() -> Option<String> {
     None
 }
 
+/// The same, for tests that map more than one id.
+pub fn missing_with_helpers() -> Option<String> {
+    let helper = Path::new("/usr/bin/newuidmap").exists();
+    let absent = || (!helper).then(|| "newuidmap is missing: install the package uidmap".into());
+    missing().or_else(absent)
+}
+
 impl Sandbox {
     /// A bundle of the user's, with the config.json that the user gets from `spec --rootless`; the
     /// program is called by the user. With a shell script for the container.
@@ -95,7 +103,7 @@ impl Sandbox {
     /// Makes the bundle and the state folder the user's, and all calls too.
     pub fn give_to_user(&mut self) {
         fs::create_dir(self.root()).unwrap();
-        for folder in [self.root(), self.bundle()] {
+        for folder in [self.dir.clone(), self.root(), self.bundle()] {
             chown(folder, Some(UID), Some(UID)).unwrap();
         }
         self.give_rootfs(UID);
@@ -125,4 +133,46 @@ pub fn range() -> Value {
         {"containerID": 0, "hostID": UID, "size": 1},
         {"containerID": 1, "hostID": SUBORDINATE, "size": COUNT}
     ])
+}
+
+/// A user namespace of the user's with all its ids, and with mount, network and IPC namespaces in
+/// it, as podman keeps them without root; lives as long as this.
+pub struct UserNamespace {
+    child: Child,
+}
+
+impl UserNamespace {
+    /// Makes it.
+    pub fn new() -> UserNamespace {
+        let mut command = Command::new(as_user());
+        command.args(["unshare", "--user", "--map-root-user", "--map-auto"]);
+        command.args(["--mount", "--net", "--ipc", "/bin/sleep", "600"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let child = host().spawn(&mut command);
+        let made = UserNamespace { child };
+        wait_until("the user namespace is there", || {
+            let name = fs::read_to_string(format!("/proc/{}/comm", made.child.id()));
+            name.is_ok_and(|name| name == "sleep\n")
+        });
+        made
+    }
+
+    /// The path of a namespace, by its name in /proc/PID/ns.
+    pub fn path(&self, name: &str) -> String {
+        format!("/proc/{}/ns/{name}", self.child.id())
+    }
+
+    /// A script that runs its arguments as root of the user namespace, in its mount namespace.
+    pub fn wrapper(&self) -> String {
+        let pid = self.child.id();
+        format!("exec nsenter --target {pid} --user --mount --setuid 0 --setgid 0 \"$@\"")
+    }
+}
+
+impl Drop for UserNamespace {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        host().forget(self.child.id());
+    }
 }
