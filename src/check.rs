@@ -235,8 +235,8 @@ fn check_process(process: &Process, config: &Config, report: &mut Report) {
             report.warn("process.capabilities", format!("{name}: this process does not have it"));
         }
     }
-    if let Some(score) = process.oom_score_adj
-        && let Err(error) = Proc::open().and_then(|proc| try_oom_score(&proc, score))
+    if process.oom_score_adj.is_some()
+        && let Err(error) = Proc::open().and_then(|proc| try_oom_score(&proc, process))
     {
         report.refuse(&error);
     }
@@ -244,9 +244,9 @@ fn check_process(process: &Process, config: &Config, report: &mut Report) {
 }
 
 /// Only the kernel knows how low this process, whose child the container's would be, may go.
-fn try_oom_score(proc: &Proc, score: i32) -> Result<()> {
+fn try_oom_score(proc: &Proc, process: &Process) -> Result<()> {
     let own = proc.read("self/oom_score_adj")?;
-    set_oom_score(proc, "self", score)?;
+    set_oom_score(Some(process), "self", proc)?;
     Ok(proc.write("self/oom_score_adj", own.trim())?)
 }
 

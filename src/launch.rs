@@ -2,14 +2,12 @@
 //! its gate, and past it.
 
 use std::ffi::CString;
-use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
 };
@@ -25,8 +23,8 @@ use crate::security::seccomp;
 use crate::spec::mount::{ATTR_RDONLY, Kind};
 use crate::spec::{self, Config, Namespaces, Process};
 use crate::state::{Folder, Init, InitFile, Record};
-use crate::sys::clone::{Forked, clone3};
-use crate::{cgroup, console, hooks, host, log, namespace, netdev, notify, process, sys};
+use crate::sys::clone::Forked;
+use crate::{cgroup, console, hooks, host, log, namespace, netdev, notify, process, sys, userns};
 
 /// What the command line says beside the bundle.
 #[derive(Clone, Debug, Default)]
@@ -130,7 +128,11 @@ impl Child {
                 Some(Message::Warning(text)) => log::warning(&text),
                 Some(Message::Failed(text)) => bail!(text),
                 Some(other) => bail!("channel: unexpected {other:?}"),
-                None => bail!("the container's init ended while it was set up"),
+                // As when it is written to: the process may not be quite gone yet.
+                None => {
+                    return Err(Errno::EPIPE)
+                        .context("the container's init ended while it was set up");
+                }
             }
         }
         if let Some(path) = &options.pidfd_socket {
@@ -274,7 +276,7 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
             if let Err(leftover) = container.destroy() {
                 log::warning(&format!("{leftover:#}"));
             }
-            Err(error)
+            Err(userns::explain_failure(error, &container.config()?.namespaces))
         }
     }
 }
@@ -336,14 +338,18 @@ fn make(
     };
     let (mut child, init_file) = clone_init(plan, &cgroup)?;
     let outcome = (|| {
-        if config.namespaces.is_new(Ns::User) {
+        log::debug(|| format!("init of container {} is process {}", record.id, child.pid));
+        let new_user = config.namespaces.is_new(Ns::User);
+        if new_user {
             let maps = &config.namespaces;
             let (uids, gids) = (&maps.uid_mappings, &maps.gid_mappings);
-            namespace::write_id_maps("linux", uids, gids, proc, child.pid)?;
+            userns::write_maps("linux", uids, gids, proc, child.pid)?;
+        }
+        place(&child, &cgroup, record, config.process.as_ref(), proc)?;
+        if new_user {
+            // From now on it may be another user's process, which one without privileges can't place.
             child.channel.send(&Message::Mapped)?;
         }
-        log::debug(|| format!("init of container {} is process {}", record.id, child.pid));
-        place(&child, &cgroup, record, config.process.as_ref(), proc)?;
         let stat = proc.stat(child.pid)?.context("the container's init is gone")?;
         init_file.write(Init { pid: child.pid, start_time: stat.start_time })?;
         drop(init_file);
@@ -376,7 +382,7 @@ fn clone_init(plan: NewContainer, cgroup: &cgroup::Cgroup) -> Result<(Child, Ini
     nix::unistd::chdir(&config.rootfs)
         .with_context(|| format!("root.path: change into {}", config.rootfs.display()))?;
     let (channel, theirs) = Channel::pair()?;
-    match fork(namespaces, cgroup, plan.common.proc)? {
+    match namespace::fork(namespaces, cgroup, plan.common.process, plan.common.proc)? {
         Forked::Child => {
             drop(channel);
             init::new_container(plan, theirs)
@@ -389,48 +395,6 @@ fn clone_init(plan: NewContainer, cgroup: &cgroup::Cgroup) -> Result<(Child, Ini
             }
         }
     }
-}
-
-/// Clones the first process into its namespaces.
-fn fork(namespaces: &Namespaces, cgroup: &cgroup::Cgroup, proc: &Proc) -> Result<Forked> {
-    const STEP: &str = "clone the container's init (clone3)";
-    let flags = namespace::clone_flags(namespaces);
-    let joined_user = namespaces.joined().find(|(kind, _)| *kind == Ns::User);
-    let Some((kind, path)) = joined_user else {
-        let back = namespace::enter_for_child(namespaces, proc)?;
-        let forked = clone3(flags, cgroup.clone_fd()).context(STEP)?;
-        if let Forked::Parent { .. } = forked {
-            back.go()?;
-        }
-        return Ok(forked);
-    };
-    // The new namespaces are to belong to the joined user namespace, and nobody comes back from
-    // one: a process in between enters it and makes the container's init as its own sibling.
-    let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("pipe2")?;
-    let Forked::Parent { pidfd: between, .. } = clone3(CloneFlags::empty(), None).context(STEP)?
-    else {
-        let outcome = namespace::join(kind, path)
-            .and_then(|()| namespace::enter_for_child(namespaces, proc))
-            .and_then(|_| {
-                clone3(flags | CloneFlags::CLONE_PARENT, cgroup.clone_fd()).context(STEP)
-            });
-        let text = match outcome {
-            Ok(Forked::Child) => return Ok(Forked::Child),
-            Ok(Forked::Parent { pid, .. }) => pid.to_string(),
-            Err(error) => format!("{error:#}"),
-        };
-        let _ = nix::unistd::write(&writer, text.as_bytes());
-        sys::clone::exit_now(0);
-    };
-    drop(writer);
-    let mut text = String::new();
-    let read = std::fs::File::from(reader).read_to_string(&mut text);
-    read.context("hear from the process in the user namespace")?;
-    sys::clone::wait_status(between.as_fd()).context("wait for it")?;
-    let Ok(pid) = text.parse() else { bail!(text) };
-    // It can't be reaped by anybody else meanwhile: it is a child of this process.
-    let pidfd = sys::clone::pidfd_open(pid).context("watch the container's init")?;
-    Ok(Forked::Parent { pid, pidfd })
 }
 
 /// Who is to own the container's cgroup instead of the caller: the container's user, where it gets
@@ -462,10 +426,7 @@ fn place(
     if let Some(groups) = &record.resctrl {
         groups.add(child.pid)?;
     }
-    match process.and_then(|process| process.oom_score_adj) {
-        Some(score) => process::set_oom_score(proc, &child.pid.to_string(), score),
-        None => Ok(()),
-    }
+    process::set_oom_score(process, &child.pid.to_string(), proc)
 }
 
 fn runtime_hooks(record: &Record, config: &Config, pid: i32) -> Result<()> {
@@ -512,11 +473,11 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
     if let Some(error) = host::missing_for(process).into_iter().next() {
         return Err(error);
     }
+    let cgroup = container.record.cgroup.open()?.or_without();
     let (target, init_pid) = container
         .init_pidfd()?
         .with_context(|| format!("cannot exec in container {id}: it is stopped"))?;
     let proc = container.proc();
-    let cgroup = container.record.cgroup.open()?;
     let plan = Common {
         process: Some(process),
         filter: compile(config)?,
@@ -535,18 +496,15 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
             "process.execCPUAffinity.initial: may the runtime run on any of these processors?",
         )?;
     }
-    let flags = config.namespaces.all_flags();
-    // A process can't change its own PID namespace, only its children's.
-    if flags.contains(CloneFlags::CLONE_NEWPID) {
-        setns(&target, CloneFlags::CLONE_NEWPID).context("exec: enter the PID namespace")?;
-    }
     let (channel, theirs) = Channel::pair()?;
-    let mut child = match clone3(CloneFlags::empty(), cgroup.clone_fd()).context("exec: clone3")? {
+    let (forked, left) = namespace::fork_into(&target, &config.namespaces, &cgroup, process, proc)?;
+    let mut child = match forked {
         Forked::Child => {
             drop(channel);
             // The container's processes see this one as soon as it is in their PID namespace.
             let _ = sys::process::set_dumpable(false);
-            init::joined(&plan, &target, flags - CloneFlags::CLONE_NEWPID, root, theirs)
+            let user = config.namespaces.get(Ns::User).is_some();
+            init::joined(&plan, &target, left, user, root, theirs)
         }
         Forked::Parent { pid, pidfd } => Child { pid, pidfd, console: None, first: false, channel },
     };

@@ -29,6 +29,7 @@ mod notify;
 mod process;
 mod properties;
 mod real_configs;
+mod rootless;
 mod seccomp;
 mod seccomp_notify;
 mod start_errors;
