@@ -15,6 +15,7 @@ use nix::sys::socket::{
 };
 use oci_spec::runtime::LinuxNamespaceType as Ns;
 
+use crate::cgroup::Location;
 use crate::channel::{Channel, Message};
 use crate::container::{Container, Status, state_json, wait_for_exec};
 use crate::init::{self, Common, Gate, NewContainer};
@@ -49,6 +50,8 @@ pub struct Options {
     pub listen_fds: u32,
     /// The caller goes away before the program ends.
     pub detach: bool,
+    /// Have systemd make the cgroup.
+    pub systemd_cgroup: bool,
 }
 
 /// A process that waits to become its program.
@@ -236,6 +239,7 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
     let resctrl = (config.intel_rdt.as_ref())
         .map(|rdt| Groups::locate(rdt, &options.id, &proc))
         .transpose()?;
+    let path = config.cgroups_path.as_deref();
     let record = Record {
         oci_version: config.oci_version.clone(),
         id: options.id.clone(),
@@ -244,7 +248,10 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
         created: humantime::format_rfc3339_nanos(std::time::SystemTime::now()).to_string(),
         owner: nix::unistd::geteuid().as_raw(),
         annotations: config.annotations.clone(),
-        cgroup: cgroup::Location::locate(config.cgroups_path.as_deref(), &options.id)?,
+        cgroup: match options.systemd_cgroup {
+            true => Location::locate_unit(path, &options.id, bundle, &config.annotations)?,
+            false => Location::locate(path, &options.id)?,
+        },
         resctrl,
     };
     let folder = Folder::create(&options.root, &options.id)?;
@@ -277,7 +284,7 @@ fn make(
     let record = &container.record;
     let config = container.config()?;
     let proc = container.proc();
-    let (cgroup, warnings) = record.cgroup.create(config.resources.as_ref())?;
+    let (mut cgroup, warnings) = record.cgroup.create(config.resources.as_ref())?;
     warnings.iter().for_each(|warning| log::warning(warning));
     if let (Some(groups), Some(rdt)) = (&record.resctrl, &config.intel_rdt) {
         groups.create(rdt)?;
@@ -290,9 +297,6 @@ fn make(
         }
         None => None,
     };
-    if let Some(uid) = cgroup_owner(config, record) {
-        cgroup.delegate(uid)?;
-    }
     let child_gate = match &gate_socket {
         Some(socket) => Gate::Socket(socket.try_clone().context("duplicate the gate's socket")?),
         None => Gate::Channel,
@@ -331,6 +335,12 @@ fn make(
             child.channel.send(&Message::Mapped)?;
         }
         log::debug(|| format!("init of container {} is process {}", record.id, child.pid));
+        let resources = config.resources.as_ref();
+        let warnings = cgroup.start_unit(child.pid, resources, &record.annotations)?;
+        warnings.iter().for_each(|warning| log::warning(warning));
+        if let Some(uid) = cgroup_owner(config, record) {
+            cgroup.delegate(uid)?;
+        }
         place(&child, &cgroup, record, config.process.as_ref(), proc)?;
         let stat = proc.stat(child.pid)?.context("the container's init is gone")?;
         init_file.write(Init { pid: child.pid, start_time: stat.start_time })?;

@@ -20,6 +20,12 @@ impl Cgroup {
     pub fn remove(&self) -> Result<()> {
         let deadline = Instant::now() + TIMEOUT;
         let mut errors = Vec::new();
+        if let Some(unit) = &self.location.systemd {
+            if unit.is_foreign() {
+                return Ok(());
+            }
+            errors.extend(unit.stop().err().map(|error| format!("{error:#}")));
+        }
         for hierarchy in self.hierarchies() {
             if let Err(error) = self.remove_from(hierarchy, deadline) {
                 errors.push(format!("{error:#}"));

@@ -96,6 +96,13 @@ impl Cgroup {
     /// Applies limits to a container that exists; what `resources` leaves out stays as it is, the
     /// device rules among it. Returns warnings.
     pub fn apply(&self, resources: &LinuxResources) -> Result<Vec<String>> {
+        let Some(unit) = &self.location.systemd else { return self.apply_to_files(resources) };
+        let cpu_max = self.unified().and_then(|node| node.read("cpu.max").ok()).unwrap_or_default();
+        let before = unit.set_limits(resources, &cpu_max)?;
+        self.apply_to_files(resources).inspect_err(|_| drop(unit.set(before)))
+    }
+
+    fn apply_to_files(&self, resources: &LinuxResources) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
         let available = match self.unified() {
             Some(node) => node.text("cgroup.controllers")?,
@@ -159,8 +166,8 @@ impl Cgroup {
             self.apply_network(network)?;
         }
         if let Some(files) = resources.unified().as_ref().filter(|files| !files.is_empty()) {
-            match (self.clone_fd(), self.unified()) {
-                (Some(_), Some(node)) => v2::unified(&node, files, available)?,
+            match (self.location.is_unified(), self.unified()) {
+                (true, Some(node)) => v2::unified(&node, files, available)?,
                 _ if self.absent.is_some() => {
                     bail!("linux.resources.unified: {}", self.absent.as_deref().unwrap_or_default())
                 }

@@ -28,4 +28,5 @@ mod seccomp;
 mod seccomp_notify;
 mod start_errors;
 mod support;
+mod systemd;
 mod terminal;
