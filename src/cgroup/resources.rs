@@ -96,23 +96,26 @@ impl Cgroup {
     /// Applies limits to a container that exists; what `resources` leaves out stays as it is, the
     /// device rules among it. Returns warnings.
     pub fn apply(&self, resources: &LinuxResources) -> Result<Vec<String>> {
-        let Some(unit) = &self.location.systemd else { return self.apply_to_files(resources) };
-        let cpu_max = self.unified().and_then(|node| node.read("cpu.max").ok()).unwrap_or_default();
-        let before = unit.set_limits(resources, &cpu_max)?;
-        self.apply_to_files(resources).inspect_err(|_| drop(unit.set(before)))
-    }
-
-    fn apply_to_files(&self, resources: &LinuxResources) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
         let available = match self.unified() {
             Some(node) => node.text("cgroup.controllers")?,
             None => String::new(),
         };
         self.apply_limits(Some(resources), &available, &mut warnings)?;
+        self.tell_systemd(resources, &available)?;
         if let Some(rules) = resources.devices().as_deref().filter(|rules| !rules.is_empty()) {
             self.apply_devices(rules, false)?;
         }
         Ok(warnings)
+    }
+
+    /// Has systemd keep the limits that the files have, if the cgroup is of its making. It writes
+    /// them, too, a quota rounded to percents, so that they are written once more.
+    fn tell_systemd(&self, resources: &LinuxResources, available: &str) -> Result<()> {
+        let Some(unit) = &self.location.systemd else { return Ok(()) };
+        let cpu_max = self.unified().and_then(|node| node.read("cpu.max").ok());
+        unit.set_limits(resources, &cpu_max.unwrap_or_default())?;
+        self.apply_limits(Some(resources), available, &mut Vec::new())
     }
 
     /// All limits but the device rules. `available` are the controllers of the v2 hierarchy's

@@ -206,27 +206,17 @@ impl Unit {
         }
     }
 
-    /// Tells systemd of new limits; returns the values of before, for [`Unit::set`]. `cpu_max` is
-    /// what that file says now.
-    pub(super) fn set_limits(
-        &self,
-        resources: &LinuxResources,
-        cpu_max: &str,
-    ) -> Result<Vec<Property>> {
+    /// Tells systemd of new limits. `cpu_max` is what that file says with them. All take effect or
+    /// none; systemd writes what it makes of them to the files.
+    pub(super) fn set_limits(&self, resources: &LinuxResources, cpu_max: &str) -> Result<()> {
         let mut manager = Manager::connect(self)?;
-        let version = manager.version()?;
-        let mut wanted = properties::of_limits(resources, version, cpu_max)?;
+        let mut wanted = properties::of_limits(resources, manager.version()?, cpu_max)?;
         if !self.user && resources.devices().as_ref().is_some_and(|rules| !rules.is_empty()) {
             wanted.extend(properties::of_devices(resources)?);
         }
-        let before = manager.values(self, &wanted)?;
-        manager.set(&self.name, wanted)?;
-        Ok(before)
-    }
-
-    /// Sets properties of the running unit.
-    pub(super) fn set(&self, properties: Vec<Property>) -> Result<()> {
-        Manager::connect(self)?.set(&self.name, properties)
+        let arguments = (self.name.as_str(), true, wanted);
+        let set = manager.bus.call(&MANAGER, "SetUnitProperties", &arguments);
+        set.map(drop).with_context(|| format!("linux.resources: set properties of {}", self.name))
     }
 
     /// Has systemd move a process into the unit: it may, where a user may not.
@@ -290,31 +280,6 @@ impl Manager {
         let path = self.path(unit)?;
         let value = self.property(&path, "org.freedesktop.systemd1.Unit", "Description")?;
         Ok(String::try_from(value)?)
-    }
-
-    /// What the `wanted` properties are now; setting that undoes setting these.
-    fn values(&mut self, unit: &Unit, wanted: &[Property]) -> Result<Vec<Property>> {
-        let path = self.path(&unit.name)?;
-        let kind = if unit.is_slice() { "Slice" } else { "Scope" };
-        let interface = format!("{SERVICE}.{kind}");
-        let mut values: Vec<Property> = Vec::new();
-        for (name, _) in wanted {
-            if name == "DeviceAllow" && !values.iter().any(|(seen, _)| seen == name) {
-                // What is set is appended; an empty list empties it.
-                values.push(properties::no_devices());
-            }
-            let value = self.property(&path, &interface, name)?;
-            values.push((name.clone(), value.into()));
-        }
-        Ok(values)
-    }
-
-    fn set(&mut self, unit: &str, properties: Vec<Property>) -> Result<()> {
-        if properties.is_empty() {
-            return Ok(());
-        }
-        let set = self.bus.call(&MANAGER, "SetUnitProperties", &(unit, true, properties));
-        set.map(drop).with_context(|| format!("linux.resources: set properties of {unit}"))
     }
 
     /// Calls a method that returns a job, and waits for its end.

@@ -53,8 +53,8 @@ pub(super) fn no_devices() -> Property {
     ("DeviceAllow".to_owned(), Variant::from(Vec::<(String, String)>::new()))
 }
 
-/// All limits that systemd `version` has properties for. `cpu_max` is what that file says now: a
-/// quota and a period can be changed one without the other, and systemd wants their quotient.
+/// All limits that systemd `version` has properties for. `cpu_max` is what that file says: a quota
+/// and a period can be changed one without the other, and systemd wants their quotient.
 pub(super) fn of_limits(
     resources: &LinuxResources,
     version: u32,
