@@ -219,13 +219,18 @@ impl Cgroup {
         hierarchy: &Hierarchy,
         resources: Option<&LinuxResources>,
     ) -> Result<String> {
-        let sparing = self.location.hierarchies.len() > 1 || self.location.is_unit();
-        let needed: Vec<&str> = resources::needed_controllers(resources)
+        let hybrid = self.location.hierarchies.len() > 1;
+        let sparing = hybrid || self.location.is_unit();
+        let mut needed: Vec<&str> = resources::needed_controllers(resources)
             .into_iter()
             .filter(|(v1, _)| self.v1_node(v1).is_none())
             .map(|(_, v2)| v2)
             .collect();
-        if sparing && needed.is_empty() && !self.location.is_unit() {
+        let files = resources.and_then(|resources| resources.unified().as_ref());
+        needed.extend(
+            files.iter().flat_map(|files| files.keys()).filter_map(|file| file.split('.').next()),
+        );
+        if hybrid && needed.is_empty() {
             return Ok(String::new());
         }
         let leaf = self.node(hierarchy);

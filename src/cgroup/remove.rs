@@ -21,10 +21,11 @@ impl Cgroup {
         let deadline = Instant::now() + TIMEOUT;
         let mut errors = Vec::new();
         if let Some(unit) = &self.location.systemd {
-            if unit.is_foreign() {
-                return Ok(());
+            match unit.stop() {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(error) => errors.push(format!("{error:#}")),
             }
-            errors.extend(unit.stop().err().map(|error| format!("{error:#}")));
         }
         for hierarchy in self.hierarchies() {
             if let Err(error) = self.remove_from(hierarchy, deadline) {

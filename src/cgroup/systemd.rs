@@ -191,17 +191,21 @@ impl Unit {
         known.is_ok_and(|description| description != self.description)
     }
 
-    /// Stops the unit, if there is one. Its processes should have been killed.
-    pub(super) fn stop(&self) -> Result<()> {
-        let stop = || -> Result<()> {
+    /// Stops the unit, if there is one. Its processes should have been killed. Tells whether it was
+    /// this container's; another's is left alone.
+    pub(super) fn stop(&self) -> Result<bool> {
+        let stop = || -> Result<bool> {
             let mut manager = Manager::connect(self)?;
+            if manager.description(&self.name)? != self.description {
+                return Ok(false);
+            }
             manager.run_job("StopUnit", &(self.name.as_str(), "replace"))?;
             // A failed one would keep its name; mostly it is gone already.
             let _ = manager.bus.call(&MANAGER, "ResetFailedUnit", &(self.name.as_str(),));
-            Ok(())
+            Ok(true)
         };
         match stop() {
-            Err(error) if refusal(&error) == Some(NO_SUCH_UNIT) => Ok(()),
+            Err(error) if refusal(&error) == Some(NO_SUCH_UNIT) => Ok(true),
             other => other.with_context(|| format!("stop the unit {}", self.name)),
         }
     }

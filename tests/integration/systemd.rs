@@ -206,6 +206,29 @@ fn the_scope_is_in_its_slice_and_has_the_limits_as_properties() {
 }
 
 #[test]
+fn limits_that_systemd_does_not_know_are_set_in_its_scope() {
+    need_systemd!();
+    if !read(Path::new("/sys/fs/cgroup/cgroup.controllers")).contains("hugetlb") {
+        skip!("no hugetlb controller");
+    }
+    let sandbox = sleeper(
+        "files",
+        json!({
+            "hugepageLimits": [{"pageSize": "2MB", "limit": 4 * MIB}],
+            "cpu": {"quota": 12345, "period": 100000, "burst": 5000, "idle": 1}
+        }),
+    );
+    run_detached(&sandbox);
+    let cgroup = folder(&sandbox);
+    assert_eq!(read(&cgroup.join("hugetlb.2MB.max")), (4 * MIB).to_string());
+    // To the microsecond, where systemd has percents.
+    assert_eq!(read(&cgroup.join("cpu.max")), "12345 100000");
+    assert_eq!(shown(&unit(&sandbox), "CPUQuotaPerSecUSec"), "130ms");
+    assert_eq!(read(&cgroup.join("cpu.max.burst")), "5000");
+    assert_eq!(read(&cgroup.join("cpu.idle")), "1");
+}
+
+#[test]
 fn memory_beyond_the_limit_ends_the_container() {
     need_systemd!();
     let mut sandbox = sandbox("oom", &["/guest", "do", "alloc 10"]);
