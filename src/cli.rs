@@ -104,14 +104,31 @@ pub enum Command {
     },
     /// Show the processes of a container
     Ps {
-        /// Name of the container
-        container_id: String,
         /// table or json
         #[arg(short, long, value_name = "FORMAT", default_value = "table")]
         format: OutputFormat,
-        /// Options of ps(1) [default: -ef]
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        ps_options: Vec<String>,
+        /// Name of the container; all that follows it are options of ps(1) [default: -ef]
+        #[arg(
+            value_names = ["CONTAINER_ID", "PS_OPTIONS"],
+            num_args = 1..,
+            required = true,
+            trailing_var_arg = true,
+            allow_hyphen_values = true
+        )]
+        container_id_and_options: Vec<String>,
+    },
+    /// Change limits of a container
+    Update(Box<Update>),
+    /// Print figures of a container now and then, and when it runs out of memory
+    Events {
+        /// Name of the container
+        container_id: String,
+        /// Time from one to the next, such as 500ms or 1m30s
+        #[arg(long, value_name = "DURATION", default_value = "5s")]
+        interval: String,
+        /// Print the figures once
+        #[arg(long)]
+        stats: bool,
     },
     /// Freeze all processes of a container
     Pause {
@@ -185,6 +202,73 @@ pub struct Run {
     /// Do not become the parent of orphans of the container
     #[arg(long)]
     pub no_subreaper: bool,
+}
+
+/// Flags of update. Sizes are in bytes, or have a unit of 1024 bytes, its square and so on: k, m,
+/// g, t, p. Zero leaves a limit as it is.
+#[derive(Args, Debug)]
+#[command(allow_negative_numbers = true)]
+pub struct Update {
+    /// Name of the container
+    pub container_id: String,
+    /// File with the object linux.resources of a config.json, - for standard input; all other
+    /// flags but the schemas are ignored then
+    #[arg(short, long, value_name = "FILE")]
+    pub resources: Option<PathBuf>,
+    /// Share of block I/O, 10 to 1000
+    #[arg(long, value_name = "WEIGHT")]
+    pub blkio_weight: Option<u16>,
+    /// Period in which the quota counts, in microseconds
+    #[arg(long, value_name = "NUMBER")]
+    pub cpu_period: Option<u64>,
+    /// CPU time in each period, in microseconds; -1 for no limit
+    #[arg(long, value_name = "NUMBER")]
+    pub cpu_quota: Option<i64>,
+    /// CPU time that may be saved up, in microseconds
+    #[arg(long, value_name = "NUMBER")]
+    pub cpu_burst: Option<u64>,
+    /// Period of realtime CPU time, in microseconds
+    #[arg(long, value_name = "NUMBER")]
+    pub cpu_rt_period: Option<u64>,
+    /// Realtime CPU time in each period, in microseconds
+    #[arg(long, value_name = "NUMBER")]
+    pub cpu_rt_runtime: Option<i64>,
+    /// Share of CPU time, 2 to 262144
+    #[arg(long, value_name = "NUMBER")]
+    pub cpu_share: Option<u64>,
+    /// CPUs to use, such as 0-3,7
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes to use
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_mems: Option<String>,
+    /// 1 to have only CPU time that nobody else wants, 0 not to
+    #[arg(long, value_name = "NUMBER")]
+    pub cpu_idle: Option<i64>,
+    /// Memory; -1 for no limit
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// Memory that is left to the container when it gets scarce
+    #[arg(long, value_name = "SIZE")]
+    pub memory_reservation: Option<String>,
+    /// Memory and swap together; -1 for no limit
+    #[arg(long, value_name = "SIZE")]
+    pub memory_swap: Option<String>,
+    /// Ignored: the kernel has given it up
+    #[arg(long, value_name = "SIZE", hide = true)]
+    pub kernel_memory: Option<String>,
+    /// Ignored: the kernel has given it up
+    #[arg(long, value_name = "SIZE", hide = true)]
+    pub kernel_memory_tcp: Option<String>,
+    /// Number of processes; -1 for no limit
+    #[arg(long, value_name = "NUMBER")]
+    pub pids_limit: Option<i64>,
+    /// Share of the L3 cache (resctrl)
+    #[arg(long, value_name = "SCHEMA")]
+    pub l3_cache_schema: Option<String>,
+    /// Share of memory bandwidth (resctrl)
+    #[arg(long, value_name = "SCHEMA")]
+    pub mem_bw_schema: Option<String>,
 }
 
 /// Flags of exec.

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::errno::Errno;
-use oci_spec::runtime::LinuxNamespaceType as Ns;
+use oci_spec::runtime::{LinuxNamespaceType as Ns, LinuxResources};
 use serde_json::json;
 
 use crate::channel::{Channel, Message};
 use crate::procfs::Proc;
 use crate::security::seccomp::agent;
-use crate::spec::{self, Config};
+use crate::spec::{self, Config, IntelRdt};
 use crate::state::{Folder, Init, Record};
-use crate::{hooks, log, sys};
+use crate::{cgroup, hooks, log, sys};
 
 /// How long a killed process may take to end.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -322,6 +322,51 @@ impl Container {
             status.word()
         );
         self.record.cgroup.open()?.thaw()
+    }
+
+    /// Changes limits and shares; what is not given stays as it is. Nothing is put on record: the
+    /// kernel has the limits.
+    ///
+    /// # Errors
+    /// When it is not running, or a limit was refused; all are as they were then.
+    pub fn update(&self, resources: &LinuxResources, shares: &IntelRdt) -> Result<()> {
+        let (status, _) = self.status()?;
+        ensure!(
+            matches!(status, Status::Created | Status::Running | Status::Paused),
+            "cannot update container {}: container not running ({})",
+            self.record.id,
+            status.word()
+        );
+        // Two at a time might put back what the other has set.
+        let _lock = self.folder.lock()?;
+        let mut undo = None;
+        if !shares.lines().is_empty() {
+            let groups = self.record.resctrl.as_ref().context(
+                "linux.intelRdt: the container was created without it, so that it has no group \
+                 whose shares could be changed",
+            )?;
+            undo = Some((groups, groups.update(shares)?));
+        }
+        let result = self.record.cgroup.open()?.apply(resources);
+        if let (Err(_), Some((groups, old))) = (&result, &undo)
+            && let Err(error) = groups.put_back(old)
+        {
+            log::warning(&format!("{error:#}"));
+        }
+        result?.iter().for_each(|warning| log::warning(warning));
+        Ok(())
+    }
+
+    /// What it uses and has used.
+    ///
+    /// # Errors
+    /// When it has no cgroup, or that can't be read.
+    pub fn stats(&self) -> Result<cgroup::Stats> {
+        let mut stats = self.record.cgroup.open()?.stats()?;
+        if let Some(groups) = &self.record.resctrl {
+            stats.intel_rdt = groups.stats();
+        }
+        Ok(stats)
     }
 
     /// The pids of all processes, in the caller's PID namespace.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::procfs::Proc;
 use crate::spec::IntelRdt;
@@ -95,14 +96,7 @@ impl Groups {
             self.compare("l3CacheSchema", rdt.l3_cache_schema.as_deref())?;
             self.compare("memBwSchema", rdt.mem_bw_schema.as_deref())?;
         }
-        let lines: String = rdt.lines().iter().map(|line| format!("{line}\n")).collect();
-        if !lines.is_empty() {
-            // In one piece: the kernel takes all lines or none.
-            let path = self.control.join("schemata");
-            std::fs::write(&path, &lines).with_context(|| {
-                self.explain(&format!("linux.intelRdt: write {lines:?} to"), &path)
-            })?;
-        }
+        self.set_schemata(rdt)?;
         if let Some(path) = &self.monitoring {
             std::fs::create_dir(path).with_context(|| {
                 self.explain(
@@ -113,6 +107,38 @@ impl Groups {
             })?;
         }
         Ok(())
+    }
+
+    /// Changes the shares; returns what they were, for [`Groups::put_back`].
+    ///
+    /// # Errors
+    /// With the kernel's own words; all is as it was then.
+    pub fn update(&self, rdt: &IntelRdt) -> Result<String> {
+        let path = self.control.join("schemata");
+        let old = std::fs::read_to_string(&path)
+            .with_context(|| format!("linux.intelRdt: read {}", path.display()))?;
+        self.set_schemata(rdt)?;
+        Ok(old)
+    }
+
+    /// Undoes [`Groups::update`].
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn put_back(&self, old: &str) -> Result<()> {
+        let path = self.control.join("schemata");
+        std::fs::write(&path, old).with_context(|| self.explain("put the shares back in", &path))
+    }
+
+    /// In one piece: the kernel takes all lines or none.
+    fn set_schemata(&self, rdt: &IntelRdt) -> Result<()> {
+        let lines: String = rdt.lines().iter().map(|line| format!("{line}\n")).collect();
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let path = self.control.join("schemata");
+        std::fs::write(&path, &lines)
+            .with_context(|| self.explain(&format!("linux.intelRdt: write {lines:?} to"), &path))
     }
 
     /// A group that was there must have what is asked for.
@@ -169,6 +195,87 @@ impl Groups {
             "" | "ok" => format!("{step} {}", path.display()),
             words => format!("{step} {} (resctrl says: {words})", path.display()),
         }
+    }
+}
+
+/// What `events` says of a container's groups; the JSON is runc's (types/events.go).
+#[derive(Debug, Default, Serialize)]
+pub struct Stats {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    l3_cache_info: Option<BTreeMap<&'static str, Value>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    l3_cache_schema_root: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    l3_cache_schema: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mem_bw_info: Option<BTreeMap<&'static str, Value>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mem_bw_schema_root: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mem_bw_schema: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    schemata: Vec<String>,
+    /// Bytes, of each cache in turn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mbm_stats: Option<Vec<BTreeMap<&'static str, u64>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cmt_stats: Option<Vec<BTreeMap<&'static str, u64>>>,
+}
+
+impl Groups {
+    /// The shares and what is counted. What this processor or kernel doesn't have is left out.
+    pub fn stats(&self) -> Stats {
+        let lines = |group: &Path| -> Vec<String> {
+            let text = std::fs::read_to_string(group.join("schemata")).unwrap_or_default();
+            text.lines().map(|line| line.trim().to_owned()).collect()
+        };
+        let schema = |group: &Path, name: &str| {
+            let found = lines(group).into_iter().find(|line| line.starts_with(name));
+            found.filter(|_| self.root.join("info").join(name).exists())
+        };
+        Stats {
+            l3_cache_info: self.info("L3", &["cbm_mask", "min_cbm_bits", "num_closids"]),
+            l3_cache_schema_root: schema(&self.root, "L3"),
+            l3_cache_schema: schema(&self.control, "L3"),
+            mem_bw_info: self
+                .info("MB", &["bandwidth_gran", "delay_linear", "min_bandwidth", "num_closids"]),
+            mem_bw_schema_root: schema(&self.root, "MB"),
+            mem_bw_schema: schema(&self.control, "MB"),
+            schemata: lines(&self.control),
+            mbm_stats: self.counters(&["mbm_total_bytes", "mbm_local_bytes"]),
+            cmt_stats: self.counters(&["llc_occupancy"]),
+        }
+    }
+
+    /// Properties of a resource; the mask is text, the others are numbers.
+    fn info(&self, name: &str, files: &[&'static str]) -> Option<BTreeMap<&'static str, Value>> {
+        let folder = self.root.join("info").join(name);
+        let value = |file: &&'static str| {
+            let text = std::fs::read_to_string(folder.join(file)).ok()?.trim().to_owned();
+            let number = text.parse::<u64>().ok().filter(|_| *file != "cbm_mask");
+            Some((*file, number.map_or(Value::from(text), Value::from)))
+        };
+        folder.exists().then(|| files.iter().filter_map(value).collect())
+    }
+
+    /// Counters of each cache, if the processor has any of them.
+    fn counters(&self, files: &[&'static str]) -> Option<Vec<BTreeMap<&'static str, u64>>> {
+        let known = std::fs::read_to_string(self.root.join("info/L3_MON/mon_features")).ok()?;
+        let files: Vec<_> = files.iter().filter(|f| known.lines().any(|k| k == **f)).collect();
+        if files.is_empty() {
+            return None;
+        }
+        let group = self.monitoring.as_ref().unwrap_or(&self.control);
+        let entries = std::fs::read_dir(group.join("mon_data")).ok()?.flatten();
+        let mut caches: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        caches.sort();
+        let count = |path: PathBuf| {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            text.trim().parse().unwrap_or(0)
+        };
+        let of_cache =
+            |cache: &PathBuf| files.iter().map(|f| (**f, count(cache.join(f)))).collect();
+        Some(caches.iter().map(of_cache).collect())
     }
 }
 
@@ -276,6 +383,48 @@ mod tests {
         groups.remove().unwrap();
         assert!(!fake.has("box"));
         groups.remove().unwrap();
+    }
+
+    #[test]
+    fn shares_can_be_changed_and_put_back() {
+        let fake = Fake::new("rdt-update");
+        let groups = fake.make(&rdt("gold", &["L3:0=f"])).unwrap();
+        let old = groups.update(&rdt("", &["L3:0=3"])).unwrap();
+        assert_eq!(fake.read("gold/schemata"), "L3:0=3\n");
+        groups.put_back(&old).unwrap();
+        assert_eq!(fake.read("gold/schemata"), "L3:0=f\n");
+        std::fs::remove_dir_all(fake.0.join("gold")).unwrap();
+        let error = groups.update(&rdt("", &["L3:0=3"])).unwrap_err().to_string();
+        assert!(error.starts_with("linux.intelRdt: read "), "{error}");
+    }
+
+    #[test]
+    fn figures_are_those_that_the_processor_has() {
+        let fake = Fake::new("rdt-stats");
+        let groups = fake.make(&rdt("gold", &["L3:0=f", "MB:0=50"])).unwrap();
+        let json = |groups: &Groups| serde_json::to_string(&groups.stats()).unwrap();
+        assert_eq!(json(&groups), r#"{"schemata":["L3:0=f","MB:0=50"]}"#);
+        for (path, text) in [
+            ("info/L3/cbm_mask", "fff\n"),
+            ("info/L3/num_closids", "16\n"),
+            ("info/L3_MON/mon_features", "llc_occupancy\nmbm_total_bytes\n"),
+            ("gold/mon_data/mon_L3_01/llc_occupancy", "Unavailable\n"),
+            ("gold/mon_data/mon_L3_00/llc_occupancy", "4096\n"),
+            ("gold/mon_data/mon_L3_00/mbm_total_bytes", "77\n"),
+            ("schemata", "    L3:0=fff\n"),
+        ] {
+            let path = fake.0.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        assert_eq!(
+            json(&groups),
+            "{\"l3_cache_info\":{\"cbm_mask\":\"fff\",\"num_closids\":16},\
+             \"l3_cache_schema_root\":\"L3:0=fff\",\"l3_cache_schema\":\"L3:0=f\",\
+             \"schemata\":[\"L3:0=f\",\"MB:0=50\"],\
+             \"mbm_stats\":[{\"mbm_total_bytes\":77},{\"mbm_total_bytes\":0}],\
+             \"cmt_stats\":[{\"llc_occupancy\":4096},{\"llc_occupancy\":0}]}"
+        );
     }
 
     #[test]

@@ -201,6 +201,18 @@ impl Folder {
             .with_context(|| format!("{} is missing", self.path.join(CONFIG).display()))
     }
 
+    /// Keeps others who ask for the same from changing the container, until the file is closed.
+    ///
+    /// # Errors
+    /// When the record is gone.
+    pub fn lock(&self) -> Result<File> {
+        let path = self.path.join(STATE);
+        let step = || format!("lock {}", path.display());
+        let file = self.file(STATE, OFlag::O_RDONLY).with_context(step)?;
+        file.lock().with_context(step)?;
+        Ok(file)
+    }
+
     /// Makes and locks the file of the first process. The lock belongs to the open file, which
     /// that process inherits and loses when it executes the program.
     ///

@@ -214,7 +214,7 @@ impl Cgroup {
     /// pids.current and the like of containers without limits. On a hybrid host it is only what
     /// the limits need, because the numbers are read from v1 there; and in systemd's tree, because
     /// it enables what it knows itself.
-    fn enable_controllers(
+    pub(super) fn enable_controllers(
         &mut self,
         hierarchy: &Hierarchy,
         resources: Option<&LinuxResources>,

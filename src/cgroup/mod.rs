@@ -23,10 +23,13 @@ mod bus;
 mod convert;
 mod create;
 mod devices;
+mod journal;
 mod node;
+mod oom;
 mod processes;
 mod remove;
 mod resources;
+mod stats;
 mod systemd;
 #[cfg(test)]
 mod tests;
@@ -35,13 +38,16 @@ mod v1;
 mod v2;
 
 use anyhow::{Context, Result, bail, ensure};
+use journal::Journal;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use node::Node;
 pub use node::ROOT;
+pub use oom::OomEvents;
 use serde::{Deserialize, Serialize};
+pub use stats::Stats;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
@@ -193,11 +199,20 @@ pub struct Cgroup {
     absent: Option<String>,
     /// Why controllers could not be enabled, for the error of a limit that needs one of them.
     not_enabled: Vec<String>,
+    /// While limits are changed: what they were.
+    journal: Option<Journal>,
 }
 
 impl Cgroup {
     fn handle(location: &Location, root: OwnedFd) -> Self {
-        Self { location: location.clone(), root, leaf: None, absent: None, not_enabled: Vec::new() }
+        Self {
+            location: location.clone(),
+            root,
+            leaf: None,
+            absent: None,
+            not_enabled: Vec::new(),
+            journal: None,
+        }
     }
 
     fn open_leaf(&mut self) -> nix::Result<()> {
@@ -275,7 +290,8 @@ impl Cgroup {
     }
 
     fn node_at(&self, hierarchy: &Hierarchy, depth: usize) -> Node<'_> {
-        Node::below(self.root.as_fd(), &hierarchy.path(&self.location.path, depth))
+        let path = hierarchy.path(&self.location.path, depth);
+        Node::below(self.root.as_fd(), &path).recorded(self.journal.as_ref())
     }
 
     /// The cgroup in this hierarchy, by its path.
@@ -295,7 +311,8 @@ impl Cgroup {
     fn unified(&self) -> Option<Node<'_>> {
         let hierarchy = self.unified_hierarchy()?;
         let path = hierarchy.path(&self.location.path, self.location.path.len());
-        self.leaf.as_ref().map(|leaf| Node::open_on(leaf.as_fd(), &path))
+        let leaf = self.leaf.as_ref()?;
+        Some(Node::open_on(leaf.as_fd(), &path).recorded(self.journal.as_ref()))
     }
 
     fn v1_nodes(&self) -> impl Iterator<Item = Node<'_>> {

@@ -7,7 +7,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::{read, write};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-/// Where the kernel's cgroup trees are mounted (cgroups(7), and every distribution).
+use super::journal::{self, Journal};
+
 /// Where the host mounts its cgroups (cgroups(7)).
 pub const ROOT: &str = "/sys/fs/cgroup";
 
@@ -22,6 +23,8 @@ pub(super) struct Node<'a> {
     prefix: String,
     /// The full path, for messages.
     shown: String,
+    /// Takes down what is overwritten.
+    journal: Option<&'a Journal>,
 }
 
 impl<'a> Node<'a> {
@@ -32,13 +35,20 @@ impl<'a> Node<'a> {
             base: root,
             prefix: format!("{path}{separator}"),
             shown: format!("{ROOT}{separator}{path}"),
+            journal: None,
         }
     }
 
     /// The cgroup that `directory` is open on; `path` as in [`Node::below`], for messages.
     pub(super) fn open_on(directory: BorrowedFd<'a>, path: &str) -> Self {
         let separator = if path.is_empty() { "" } else { "/" };
-        Self { base: directory, prefix: String::new(), shown: format!("{ROOT}{separator}{path}") }
+        let shown = format!("{ROOT}{separator}{path}");
+        Self { base: directory, prefix: String::new(), shown, journal: None }
+    }
+
+    /// The same, with a journal of what is overwritten.
+    pub(super) fn recorded(self, journal: Option<&'a Journal>) -> Self {
+        Self { journal, ..self }
     }
 
     /// The full path, for messages.
@@ -52,6 +62,7 @@ impl<'a> Node<'a> {
             base: self.base,
             prefix: format!("{}{name}/", self.prefix),
             shown: format!("{}/{name}", self.shown),
+            journal: self.journal,
         }
     }
 
@@ -67,7 +78,17 @@ impl<'a> Node<'a> {
 
     /// One write(2), which is what the kernel parses as one setting.
     pub(super) fn write(&self, file: &str, value: &str) -> nix::Result<()> {
-        write_all(&self.open(file, OFlag::O_WRONLY)?, value)
+        self.write_to(&self.open(file, OFlag::O_WRONLY)?, file, value)
+    }
+
+    /// The same for a file that is open already.
+    pub(super) fn write_to(&self, fd: &OwnedFd, file: &str, value: &str) -> nix::Result<()> {
+        let undo = self.journal.map(|journal| (journal, journal::undo_of(self, file, value)));
+        write_all(fd, value)?;
+        if let Some((journal, steps)) = undo {
+            journal.push(steps);
+        }
+        Ok(())
     }
 
     /// A file that holds one setting, as text without the newline at its end. The kernel hands
@@ -206,7 +227,7 @@ impl<'a> Node<'a> {
 }
 
 /// One write(2), again only if a signal came in between.
-pub(super) fn write_all(fd: &OwnedFd, value: &str) -> nix::Result<()> {
+fn write_all(fd: &OwnedFd, value: &str) -> nix::Result<()> {
     loop {
         match write(fd, value.as_bytes()) {
             Err(Errno::EINTR) => continue,

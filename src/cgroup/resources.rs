@@ -2,6 +2,7 @@
 
 use super::convert::set;
 use super::devices::Policy;
+use super::journal::Journal;
 use super::node::Node;
 use super::{Cgroup, Version, unprivileged, v1, v2};
 use crate::sys::bpf;
@@ -93,28 +94,39 @@ pub(super) fn needed_controllers(
 }
 
 impl Cgroup {
-    /// Applies limits to a container that exists; what `resources` leaves out stays as it is, the
+    /// Changes limits of a container that exists; what `resources` leaves out stays as it is, the
     /// device rules among it. Returns warnings.
-    pub fn apply(&self, resources: &LinuxResources) -> Result<Vec<String>> {
-        let mut warnings = Vec::new();
-        let available = match self.unified() {
-            Some(node) => node.text("cgroup.controllers")?,
-            None => String::new(),
+    ///
+    /// # Errors
+    /// With the property that was refused; what this call had changed before is as it was.
+    pub fn apply(&mut self, resources: &LinuxResources) -> Result<Vec<String>> {
+        let available = match self.unified_hierarchy().cloned() {
+            Some(hierarchy) if self.leaf.is_some() => {
+                self.enable_controllers(&hierarchy, Some(resources))?
+            }
+            _ => String::new(),
         };
-        self.apply_limits(Some(resources), &available, &mut warnings)?;
-        self.tell_systemd(resources, &available)?;
+        self.journal = Some(Journal::default());
+        let mut warnings = Vec::new();
+        let mut result = self.apply_limits(Some(resources), &available, &mut warnings);
+        // Not before: what systemd has taken is not taken back.
+        result = result.and_then(|()| self.tell_systemd(resources, &available));
+        // Last, because on v2 this step takes effect as a whole or not at all.
         if let Some(rules) = resources.devices().as_deref().filter(|rules| !rules.is_empty()) {
-            self.apply_devices(rules, false)?;
+            result = result.and_then(|()| self.apply_devices(rules, false));
         }
-        Ok(warnings)
+        let journal = self.journal.take().unwrap_or_default();
+        result.map(|()| warnings).map_err(|error| match journal.undo().as_slice() {
+            [] => error,
+            left => error.context(format!("could not put back {}", left.join(", "))),
+        })
     }
 
     /// Has systemd keep the limits that the files have, if the cgroup is of its making. It writes
     /// them, too, a quota rounded to percents, so that they are written once more.
     fn tell_systemd(&self, resources: &LinuxResources, available: &str) -> Result<()> {
         let Some(unit) = &self.location.systemd else { return Ok(()) };
-        let cpu_max = self.unified().and_then(|node| node.read("cpu.max").ok());
-        unit.set_limits(resources, &cpu_max.unwrap_or_default())?;
+        unit.set_limits(resources, &|file| self.unified()?.read(file).ok())?;
         self.apply_limits(Some(resources), available, &mut Vec::new())
     }
 
@@ -299,7 +311,7 @@ fn v1_devices(node: &Node, policy: &Policy, new: bool) -> Result<()> {
             format!("linux.resources.devices: cannot open {}/{file}", node.path())
         })?;
         for line in lines {
-            super::node::write_all(&fd, &line).map_err(|errno| {
+            node.write_to(&fd, file, &line).map_err(|errno| {
                 let hint = match errno {
                     Errno::EPERM => "; the parent cgroup does not allow this device",
                     Errno::EINVAL => "; the mode can't change once the cgroup has sub-cgroups",

@@ -162,7 +162,7 @@ impl Unit {
         let mut manager = Manager::connect(self)?;
         if let Some(resources) = resources {
             let version = manager.version()?;
-            wanted.extend(properties::of_limits(resources, version, "max 100000")?);
+            wanted.extend(properties::of_limits(resources, version, &|_| None)?);
             if !self.user {
                 wanted.extend(properties::of_devices(resources)?);
             }
@@ -210,11 +210,15 @@ impl Unit {
         }
     }
 
-    /// Tells systemd of new limits. `cpu_max` is what that file says with them. All take effect or
-    /// none; systemd writes what it makes of them to the files.
-    pub(super) fn set_limits(&self, resources: &LinuxResources, cpu_max: &str) -> Result<()> {
+    /// Tells systemd of limits that the cgroup's files have by now; `now` reads one. All take effect
+    /// or none; systemd writes what it makes of them to the files.
+    pub(super) fn set_limits(
+        &self,
+        resources: &LinuxResources,
+        now: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<()> {
         let mut manager = Manager::connect(self)?;
-        let mut wanted = properties::of_limits(resources, manager.version()?, cpu_max)?;
+        let mut wanted = properties::of_limits(resources, manager.version()?, now)?;
         if !self.user && resources.devices().as_ref().is_some_and(|rules| !rules.is_empty()) {
             wanted.extend(properties::of_devices(resources)?);
         }

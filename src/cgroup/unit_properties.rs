@@ -53,19 +53,20 @@ pub(super) fn no_devices() -> Property {
     ("DeviceAllow".to_owned(), Variant::from(Vec::<(String, String)>::new()))
 }
 
-/// All limits that systemd `version` has properties for. `cpu_max` is what that file says: a quota
-/// and a period can be changed one without the other, and systemd wants their quotient.
+/// All limits that systemd `version` has properties for. `now` reads a file of the cgroup, if it
+/// exists: quota and period, memory and swap can be changed one without the other, and what systemd
+/// wants depends on both.
 pub(super) fn of_limits(
     resources: &LinuxResources,
     version: u32,
-    cpu_max: &str,
+    now: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Vec<Property>> {
     let mut list = Vec::new();
     if let Some(memory) = resources.memory() {
-        of_memory(memory, &mut list)?;
+        of_memory(memory, now, &mut list)?;
     }
     if let Some(cpu) = resources.cpu() {
-        of_cpu(cpu, version, cpu_max, &mut list);
+        of_cpu(cpu, version, &now("cpu.max").unwrap_or_default(), &mut list);
     }
     if let Some(pids) = resources.pids() {
         list.extend(limit("TasksMax", &convert::pids_max(pids.limit())));
@@ -79,7 +80,11 @@ pub(super) fn of_limits(
     Ok(list)
 }
 
-fn of_memory(memory: &LinuxMemory, list: &mut Vec<Property>) -> Result<()> {
+fn of_memory(
+    memory: &LinuxMemory,
+    now: &dyn Fn(&str) -> Option<String>,
+    list: &mut Vec<Property>,
+) -> Result<()> {
     let (max, swap) = (set(memory.limit()), set(memory.swap()));
     for (name, property, value) in [
         ("MemoryMax", "linux.resources.memory.limit", max),
@@ -89,6 +94,7 @@ fn of_memory(memory: &LinuxMemory, list: &mut Vec<Property>) -> Result<()> {
             list.extend(limit(name, &convert::or_max(property, value)?));
         }
     }
+    let max = max.or_else(|| now("memory.max").filter(|_| swap.is_some())?.parse().ok());
     let swap = convert::swap_max(max, swap)?;
     list.extend(swap.and_then(|value| limit("MemorySwapMax", &value)));
     Ok(())
@@ -385,7 +391,11 @@ mod tests {
 
     fn limits(json: &str, version: u32, cpu_max: &str) -> BTreeMap<String, Variant<'static>> {
         let resources: LinuxResources = serde_json::from_str(json).unwrap();
-        of_limits(&resources, version, cpu_max).unwrap().into_iter().collect()
+        let now = |file: &str| {
+            let text = if file == "cpu.max" { cpu_max } else { "1000" };
+            Some(text.to_owned())
+        };
+        of_limits(&resources, version, &now).unwrap().into_iter().collect()
     }
 
     #[test]
@@ -403,6 +413,10 @@ mod tests {
         assert_eq!(list["MemoryMax"], Variant::U64(INFINITY));
         assert_eq!(list["MemorySwapMax"], Variant::U64(INFINITY));
         assert_eq!(list["TasksMax"], Variant::U64(INFINITY));
+        // Counted from the limit that there is.
+        let list = limits(r#"{"memory": {"swap": 1200}}"#, 252, "");
+        assert_eq!(list["MemorySwapMax"], Variant::U64(200));
+        assert_eq!(list.len(), 1);
         // What engines leave alone.
         assert!(limits(r#"{"memory": {"limit": 0}, "cpu": {"shares": 0}}"#, 252, "").is_empty());
     }

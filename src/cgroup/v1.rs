@@ -12,7 +12,7 @@ use oci_spec::runtime::{
 
 pub(super) fn memory(node: &Node, memory: &LinuxMemory, warnings: &mut Vec<String>) -> Result<()> {
     let (limit, swap) = (set(memory.limit()), set(memory.swap()));
-    convert::checked_swap(limit, swap)?;
+    convert::checked_swap(limit.or(current_limit(node, swap)), swap)?;
     memory_and_swap(node, limit, swap, warnings)?;
     if let Some(reservation) = set(memory.reservation()) {
         const PROPERTY: &str = "linux.resources.memory.reservation";
@@ -31,6 +31,14 @@ pub(super) fn memory(node: &Node, memory: &LinuxMemory, warnings: &mut Vec<Strin
         node.set(PROPERTY, "memory.swappiness", &swappiness.to_string())?;
     }
     Ok(())
+}
+
+/// What a new limit of swap alone is to be compared with; none while memory has no limit, which
+/// shows as the largest number of whole pages.
+fn current_limit(node: &Node, swap: Option<i64>) -> Option<i64> {
+    swap?;
+    let limit = node.read("memory.limit_in_bytes").ok()?.parse().ok()?;
+    Some(limit).filter(|limit| *limit < i64::MAX >> 16 << 16)
 }
 
 /// The kernel keeps `memory.limit_in_bytes` ≤ `memory.memsw.limit_in_bytes` at every moment, so

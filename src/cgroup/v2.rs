@@ -22,7 +22,9 @@ pub(super) fn memory(node: &Node, memory: &LinuxMemory, warnings: &mut Vec<Strin
         );
     }
     let (limit, swap) = (set(memory.limit()), set(memory.swap()));
-    let swap_max = convert::swap_max(limit, swap)?;
+    // Swap alone is counted from the limit that there is, if any.
+    let current = || node.read("memory.max").ok()?.parse().ok();
+    let swap_max = convert::swap_max(limit.or_else(|| swap.and_then(|_| current())), swap)?;
     if memory.check_before_update() == Some(true) {
         check_usage(node, limit, swap)?;
     }

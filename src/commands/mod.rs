@@ -1,12 +1,14 @@
 //! One function a command: arguments in, library calls, output.
 
 mod check;
+mod events;
 mod exec;
 mod features;
 mod list;
 mod ps;
 mod run;
 mod spec;
+mod update;
 
 use std::path::{Path, PathBuf};
 
@@ -64,9 +66,15 @@ fn try_dispatch(cli: Cli) -> Result<i32> {
         }
         Command::Delete { container_id, force } => delete(&root, &container_id, force).map(zero),
         Command::List { format, quiet } => list::list(&root, format, quiet).map(zero),
-        Command::Ps { container_id, format, ps_options } => {
-            let container = Container::open(&root, &container_id)?;
-            ps::ps(&container, format, &ps_options).map(zero)
+        Command::Ps { format, container_id_and_options } => {
+            let [container_id, options @ ..] = container_id_and_options.as_slice() else {
+                bail!("ps: no container named")
+            };
+            ps::ps(&Container::open(&root, container_id)?, format, options).map(zero)
+        }
+        Command::Update(args) => update::update(&root, *args).map(zero),
+        Command::Events { container_id, interval, stats } => {
+            events::events(&Container::open(&root, &container_id)?, &interval, stats).map(zero)
         }
         Command::Pause { container_id } => Container::open(&root, &container_id)?.pause().map(zero),
         Command::Resume { container_id } => {

@@ -3,13 +3,11 @@
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use ultari::container::{Container, Status};
+use ultari::container::Container;
 
 use crate::cli::OutputFormat;
 
 pub fn ps(container: &Container, format: OutputFormat, options: &[String]) -> Result<()> {
-    let (status, _) = container.status()?;
-    ensure!(status != Status::Stopped, "container not running: {}", container.record.id);
     let pids = container.processes()?;
     if format == OutputFormat::Json {
         println!("{}", serde_json::json!(pids));

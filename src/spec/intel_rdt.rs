@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use oci_spec::runtime as oci;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A checked `linux.intelRdt`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,6 +60,15 @@ pub fn convert(rdt: &oci::LinuxIntelRdt) -> Result<IntelRdt> {
         ensure!(one, "linux.intelRdt.{property}: {line:?} is not one line such as \"L3:0=ff\"");
     }
     Ok(converted)
+}
+
+/// The two schemata that `update` takes as flags, checked.
+///
+/// # Errors
+/// As [`convert`].
+pub fn schemata(l3_cache: Option<&str>, memory_bandwidth: Option<&str>) -> Result<IntelRdt> {
+    let value = json!({"l3CacheSchema": l3_cache, "memBwSchema": memory_bandwidth});
+    convert(&serde_json::from_value(value)?)
 }
 
 /// What older versions of the specification had and nobody ever implemented.

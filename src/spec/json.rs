@@ -114,10 +114,19 @@ fn check_shape(value: &Value, path: &str) -> Result<()> {
 
 /// Properties of a config.json that the specification does not have.
 pub fn unknown_properties(value: &Value) -> Vec<String> {
+    unknown::<oci::Spec>(value)
+}
+
+/// The same for its object `linux.resources`.
+pub fn unknown_resources(value: &Value) -> Vec<String> {
+    unknown::<oci::LinuxResources>(value)
+}
+
+fn unknown<T: serde::de::DeserializeOwned>(value: &Value) -> Vec<String> {
     let mut unknown = Vec::new();
     let collect = |path: serde_ignored::Path| unknown.push(path.to_string().replace(".?", ""));
     // What is not of the right type is reported elsewhere.
-    let _: Result<oci::Spec, _> = serde_ignored::deserialize(value, collect);
+    let _: Result<T, _> = serde_ignored::deserialize(value, collect);
     unknown
 }
 

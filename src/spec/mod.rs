@@ -187,6 +187,29 @@ pub fn parse_process(text: &[u8], warnings: &mut Vec<String>) -> Result<Process>
     Ok(Process { exec_affinity, ..process::convert(&process)? })
 }
 
+/// Checks the text of a resources.json as `update --resources` takes it: the object
+/// `linux.resources` of a config.json.
+///
+/// # Errors
+/// Names the property and what is wrong with it.
+pub fn parse_resources(text: &[u8], warnings: &mut Vec<String>) -> Result<oci::LinuxResources> {
+    let value: Value = serde_json::from_slice(text).context("not valid JSON")?;
+    ensure!(value.is_object(), "must be a JSON object, the one of linux.resources in config.json");
+    for property in json::unknown_resources(&value) {
+        warnings.push(format!("{property}: unknown, and ignored"));
+    }
+    convert_resources(value)
+}
+
+/// The same for an object already read.
+///
+/// # Errors
+/// As [`parse_resources`].
+pub fn convert_resources(mut value: Value) -> Result<oci::LinuxResources> {
+    json::complete_resources(&mut value);
+    json::deserialize(value)
+}
+
 fn check_version(version: &str) -> Result<()> {
     let hint = "write the version of the OCI runtime specification, such as \"1.3.0\"";
     let core = version.split(['-', '+']).next().unwrap_or_default();

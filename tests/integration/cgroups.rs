@@ -36,7 +36,7 @@ pub fn is_v1(controller: &str) -> bool {
     hierarchy(controller).is_some()
 }
 
-fn sleeper(name: &str, resources: Value) -> Sandbox {
+pub fn sleeper(name: &str, resources: Value) -> Sandbox {
     let mut sandbox = Sandbox::new(name);
     sandbox.args(&["/bin/sleep", "100"]);
     for (key, value) in resources.as_object().unwrap() {
@@ -201,7 +201,7 @@ fn cpu_burst_and_idle() {
 }
 
 /// A character device that is not among the default ones, and opens without further rights.
-fn extra_device() -> Option<u32> {
+pub fn extra_device() -> Option<u32> {
     let misc = fs::read_to_string("/proc/misc").unwrap();
     let fuse = misc.lines().find(|line| line.ends_with(" fuse"))?;
     fuse.split_whitespace().next()?.parse().ok()
@@ -251,6 +251,14 @@ fn device_rules_count_in_their_order() {
     assert_eq!(sandbox.attempt(&actions)[1..], ["EPERM", "EPERM"]);
 }
 
+/// Major and minor number of a whole disk, as throttling wants it.
+pub fn disk() -> Option<String> {
+    let all = || fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let of_kind = |kind| all().find(|entry| entry.file_name().to_string_lossy().starts_with(kind));
+    let disk = ["vd", "sd", "nvme", "loop"].into_iter().find_map(of_kind)?;
+    Some(fs::read_to_string(disk.path().join("dev")).unwrap().trim().to_owned())
+}
+
 #[test]
 fn block_io_limits_are_set() {
     let Some(file) = limit_file("", "blkio", "blkio.throttle.read_bps_device", "") else {
@@ -259,13 +267,7 @@ fn block_io_limits_are_set() {
     if is_v1("blkio") && !file.exists() {
         skip!("no I/O throttling in this kernel");
     }
-    // Whole disks only: throttling works on them.
-    let disk = fs::read_dir("/sys/block").unwrap().flatten().find(|entry| {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        name.starts_with("vd") || name.starts_with("sd") || name.starts_with("nvme")
-    });
-    let Some(disk) = disk else { skip!("no disk to limit") };
-    let number = fs::read_to_string(disk.path().join("dev")).unwrap().trim().to_owned();
+    let Some(number) = disk() else { skip!("no disk to limit") };
     let (major, minor) = number.split_once(':').unwrap();
     let (major, minor): (u32, u32) = (major.parse().unwrap(), minor.parse().unwrap());
     let rate = |rate: u64| json!([{"major": major, "minor": minor, "rate": rate}]);

@@ -277,8 +277,8 @@ fn help_lists_the_commands() {
     let sandbox = Sandbox::new("help");
     let output = sandbox.bare_call().arg("--help").output().ok();
     for command in [
-        "create", "delete", "exec", "features", "kill", "list", "pause", "ps", "resume", "run",
-        "spec", "start", "state",
+        "create", "delete", "events", "exec", "features", "kill", "list", "pause", "ps", "resume",
+        "run", "spec", "start", "state", "update",
     ] {
         assert!(output.stdout.contains(command), "{command}: {}", output.stdout);
     }

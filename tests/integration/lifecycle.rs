@@ -226,7 +226,8 @@ fn delete_of_an_unknown_container() {
 #[test]
 fn every_command_says_that_an_unknown_container_does_not_exist() {
     let sandbox = Sandbox::new("nobody");
-    for command in ["state", "start", "kill", "ps", "pause", "resume", "delete"] {
+    for command in ["state", "start", "kill", "ps", "pause", "resume", "delete", "update", "events"]
+    {
         sandbox.ultari([command, "nobody"]).fails(1, &["does not exist"]);
     }
     let output = sandbox.ultari(["exec", "nobody", "/bin/true"]);

@@ -10,7 +10,7 @@ fn the_pids_limit_refuses_a_fork() {
     }
     let place = Place::new(test);
     let script = "sleep 100 & sleep 100 & sleep 100 & sleep 100 & kill $!";
-    let cgroup = place.create(r#"{"pids": {"limit": 3}}"#);
+    let mut cgroup = place.create(r#"{"pids": {"limit": 3}}"#);
     assert_eq!(value(&cgroup, "pids", "pids.max", "pids.max"), "3");
     assert!(!run(&cgroup, script).success(), "the fourth of three processes was allowed");
     cgroup.kill().unwrap();
@@ -28,7 +28,7 @@ fn the_memory_limit_ends_who_exceeds_it() {
         return;
     }
     let place = Place::new(test);
-    let cgroup = place.create(r#"{"memory": {"limit": 16777216, "swap": 16777216}}"#);
+    let mut cgroup = place.create(r#"{"memory": {"limit": 16777216, "swap": 16777216}}"#);
     let script = "exec dd if=/dev/zero of=/dev/null bs=64M count=1";
     assert_eq!(run(&cgroup, script).signal(), Some(libc::SIGKILL), "64 MiB were had within 16 MiB");
     cgroup.apply(&resources(r#"{"memory": {"limit": 268435456, "swap": 268435456}}"#)).unwrap();
@@ -57,7 +57,7 @@ fn the_cpu_quota_throttles() {
         return;
     }
     let place = Place::new(test);
-    let cgroup = place.create(r#"{"cpu": {"shares": 512, "quota": 10000, "period": 50000}}"#);
+    let mut cgroup = place.create(r#"{"cpu": {"shares": 512, "quota": 10000, "period": 50000}}"#);
     let shares = value(&cgroup, "cpu", "cpu.shares", "cpu.weight");
     assert_eq!(shares, if cgroup.v1_node("cpu").is_some() { "512" } else { "59" });
     let mut child = shell(&cgroup, "while :; do :; done");
@@ -131,7 +131,7 @@ fn devices_are_denied_unless_a_rule_allows_them() {
         Command::new("/bin/sh").args(["-c", &open]).status().unwrap().success(),
         "opens without a cgroup"
     );
-    let cgroup = place.create(r#"{"devices": [{"allow": false, "access": "rwm"}]}"#);
+    let mut cgroup = place.create(r#"{"devices": [{"allow": false, "access": "rwm"}]}"#);
     assert!(
         run(&cgroup, "exec 3<>/dev/null; head -c1 /dev/zero; head -c1 /dev/urandom").success(),
         "default devices"
@@ -167,7 +167,7 @@ fn our_device_program_replaces_itself_and_leaves_others_alone() {
         return;
     }
     let place = Place::new(test);
-    let (cgroup, _) = place.locate("c").create(None).unwrap();
+    let (mut cgroup, _) = place.locate("c").create(None).unwrap();
     let Some(leaf) = cgroup.unified().filter(|_| cgroup.v1_node("devices").is_none()) else {
         return skipped(test, "devices are a v1 controller here");
     };
@@ -250,7 +250,7 @@ fn what_engines_send_for_nothing_is_nothing() {
     let place = Place::new(test);
     let json = r#"{"devices": [{"allow": false, "access": "rwm"}], "blockIO": {"weight": 0, "weightDevice": []}, "memory": {"limit": 0, "swap": 0, "reservation": 0, "disableOOMKiller": false},
         "cpu": {"shares": 0, "quota": 0, "period": 0, "cpus": "", "mems": "", "realtimeRuntime": 0}, "network": {"classID": 0, "priorities": []}, "hugepageLimits": [], "rdma": {}, "unified": {}}"#;
-    let (cgroup, warnings) = place.locate("c").create(Some(&resources(json))).unwrap();
+    let (mut cgroup, warnings) = place.locate("c").create(Some(&resources(json))).unwrap();
     assert_eq!(warnings, Vec::<String>::new());
     let warnings = cgroup.apply(&resources(r#"{"memory": {"kernel": 1048576}}"#)).unwrap();
     assert!(warnings[0].contains("linux.resources.memory.kernel"), "{warnings:?}");
@@ -287,7 +287,7 @@ fn a_throttled_disk_is_read_slowly() {
     }
     let place = Place::new(test);
     let device = format!(r#""major": {major}, "minor": {minor}"#);
-    let cgroup = place.create(&format!(
+    let mut cgroup = place.create(&format!(
         r#"{{"blockIO": {{"weight": 500, "throttleReadBpsDevice": [{{{device}, "rate": 1048576}}], "throttleWriteIOPSDevice": [{{{device}, "rate": 100}}]}},
             "devices": [{{"allow": true, "type": "b", {device}, "access": "r"}}]}}"#
     ));
