@@ -15,10 +15,10 @@ use serde_json::Value;
 use crate::procfs::Proc;
 use crate::resctrl::Groups;
 use crate::rootfs::root::Root;
-use crate::security::seccomp;
+use crate::security::{capabilities::have, seccomp};
 use crate::spec::mount::Kind;
 use crate::spec::{self, Config, Process};
-use crate::{cgroup, namespace, netdev};
+use crate::{cgroup, namespace, netdev, userns};
 
 /// How a property would fare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -172,6 +172,11 @@ fn check_host(config: &Config, report: &mut Report) {
     if let Err(error) = namespace::check_support(&config.namespaces) {
         report.refuse(&error);
     }
+    if let Some((property, helper)) = userns::missing_helper(&config.namespaces) {
+        let reason =
+            format!("{helper}, which these maps need, is not on the PATH (package uidmap)");
+        report.no(format!("linux.{property}"), reason);
+    }
     for (kind, path) in config.namespaces.joined() {
         if let Err(error) = std::fs::File::open(path) {
             let name = spec::namespace::word(kind);
@@ -262,8 +267,7 @@ fn check_process(process: &Process, config: &Config, report: &mut Report) {
             report.warn("process.capabilities", format!("{name}: this process does not have it"));
         }
     }
-    let may_raise = crate::sys::process::capget()
-        .is_ok_and(|sets| sets.effective & 1 << caps::Capability::CAP_SYS_RESOURCE.index() != 0);
+    let may_raise = have(caps::Capability::CAP_SYS_RESOURCE);
     // No privilege raises the number of open files above this (proc_sys_fs(5)).
     let files = std::fs::read_to_string("/proc/sys/fs/nr_open").ok();
     let files = files.and_then(|text| text.trim().parse::<u64>().ok());

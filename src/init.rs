@@ -81,16 +81,18 @@ pub fn new_container(mut plan: NewContainer, channel: Channel) -> ! {
 }
 
 /// Joins the container whose first process is `target` and becomes the program. `root`: its root
-/// folder, where that is not the root of its mount namespace.
+/// folder, where that is not the root of its mount namespace; `user`: there is a user namespace
+/// whose root this process is to be.
 pub fn joined(
     plan: &Common,
     target: &OwnedFd,
     flags: CloneFlags,
+    user: bool,
     root: Option<OwnedFd>,
     channel: Channel,
 ) -> ! {
     finish(channel, |channel| {
-        let console = join(plan, target, flags, root, channel)?;
+        let console = join(plan, target, flags, user, root, channel)?;
         become_program(plan, channel, Gate::Channel, console, (&[], &String::new))
     })
 }
@@ -206,6 +208,7 @@ fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
     let around = mounts::Surroundings {
         cgroup: &record.cgroup,
         cgroup_namespace: config.namespaces.get(Ns::Cgroup).is_some(),
+        confined: config.namespaces.get(Ns::User).is_some() || crate::cgroup::unprivileged(),
         label: config.mount_label.as_deref(),
     };
     let mut placed = false;
@@ -306,6 +309,7 @@ fn join(
     plan: &Common,
     target: &OwnedFd,
     flags: CloneFlags,
+    user: bool,
     root: Option<OwnedFd>,
     channel: &Channel,
 ) -> Result<Option<OwnedFd>> {
@@ -318,7 +322,7 @@ fn join(
         nix::unistd::fchdir(&root).context("exec: change into the container's root")?;
         nix::unistd::chroot(".").context("exec: chroot into the container's root")?;
     }
-    if flags.contains(CloneFlags::CLONE_NEWUSER) {
+    if user {
         become_root()?;
     }
     match plan.process.and_then(|process| process.exec_affinity.as_ref()) {

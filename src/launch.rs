@@ -22,12 +22,13 @@ use crate::init::{self, Common, Gate, NewContainer};
 use crate::procfs::Proc;
 use crate::resctrl::Groups;
 use crate::rootfs::{self, idmap};
+use crate::security::capabilities::have;
 use crate::security::seccomp;
 use crate::spec::mount::{ATTR_RDONLY, Kind};
 use crate::spec::{self, Config, Namespaces, Process};
 use crate::state::{Folder, Init, InitFile, Record};
 use crate::sys::clone::{Forked, clone3};
-use crate::{cgroup, console, hooks, log, namespace, netdev, sys};
+use crate::{cgroup, console, hooks, log, namespace, netdev, sys, userns};
 
 /// What the command line says beside the bundle.
 #[derive(Clone, Debug, Default)]
@@ -269,7 +270,7 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
             if let Err(leftover) = container.destroy() {
                 log::warning(&format!("{leftover:#}"));
             }
-            Err(error)
+            Err(userns::explain_failure(error, &container.config()?.namespaces))
         }
     }
 }
@@ -328,13 +329,13 @@ fn make(
     };
     let (mut child, init_file) = clone_init(plan, &cgroup)?;
     let outcome = (|| {
-        if config.namespaces.is_new(Ns::User) {
+        log::debug(|| format!("init of container {} is process {}", record.id, child.pid));
+        let new_user = config.namespaces.is_new(Ns::User);
+        if new_user {
             let maps = &config.namespaces;
             let (uids, gids) = (&maps.uid_mappings, &maps.gid_mappings);
-            namespace::write_id_maps("linux", uids, gids, proc, child.pid)?;
-            child.channel.send(&Message::Mapped)?;
+            userns::write_maps("linux", uids, gids, proc, child.pid)?;
         }
-        log::debug(|| format!("init of container {} is process {}", record.id, child.pid));
         let resources = config.resources.as_ref();
         let warnings = cgroup.start_unit(child.pid, resources, &record.annotations)?;
         warnings.iter().for_each(|warning| log::warning(warning));
@@ -342,6 +343,10 @@ fn make(
             cgroup.delegate(uid)?;
         }
         place(&child, &cgroup, record, config.process.as_ref(), proc)?;
+        if new_user {
+            // From now on it may be another user's process, which one without privileges can't place.
+            child.channel.send(&Message::Mapped)?;
+        }
         let stat = proc.stat(child.pid)?.context("the container's init is gone")?;
         init_file.write(Init { pid: child.pid, start_time: stat.start_time })?;
         drop(init_file);
@@ -374,7 +379,7 @@ fn clone_init(plan: NewContainer, cgroup: &cgroup::Cgroup) -> Result<(Child, Ini
     nix::unistd::chdir(&config.rootfs)
         .with_context(|| format!("root.path: change into {}", config.rootfs.display()))?;
     let (channel, theirs) = Channel::pair()?;
-    match fork(namespaces, cgroup, plan.common.proc)? {
+    match fork(namespaces, cgroup, plan.common.process, plan.common.proc)? {
         Forked::Child => {
             drop(channel);
             init::new_container(plan, theirs)
@@ -390,28 +395,52 @@ fn clone_init(plan: NewContainer, cgroup: &cgroup::Cgroup) -> Result<(Child, Ini
 }
 
 /// Clones the first process into its namespaces.
-fn fork(namespaces: &Namespaces, cgroup: &cgroup::Cgroup, proc: &Proc) -> Result<Forked> {
-    const STEP: &str = "clone the container's init (clone3)";
+fn fork(
+    namespaces: &Namespaces,
+    cgroup: &cgroup::Cgroup,
+    process: Option<&Process>,
+    proc: &Proc,
+) -> Result<Forked> {
     let flags = namespace::clone_flags(namespaces);
     let joined_user = namespaces.joined().find(|(kind, _)| *kind == Ns::User);
-    let Some((kind, path)) = joined_user else {
+    // Root in a user namespace only could not come back to namespaces of the host.
+    if joined_user.is_none() && !(userns::is_inside() && namespace::leaves_any(namespaces)) {
         let back = namespace::enter_for_child(namespaces, proc)?;
-        let forked = clone3(flags, cgroup.clone_fd()).context(STEP)?;
+        let forked = clone3(flags, cgroup.clone_fd()).map_err(|errno| {
+            userns::explain_clone(errno, namespaces, cgroup.clone_fd().is_some())
+        })?;
         if let Forked::Parent { .. } = forked {
             back.go()?;
         }
         return Ok(forked);
-    };
-    // The new namespaces are to belong to the joined user namespace, and nobody comes back from
-    // one: a process in between enters it and makes the container's init as its own sibling.
+    }
+    fork_within(flags, namespaces, cgroup, || {
+        set_oom_score(process, "self", proc)?;
+        if let Some((kind, path)) = joined_user {
+            // The new namespaces are to belong to it.
+            namespace::join(kind, path)?;
+        }
+        namespace::enter_for_child(namespaces, proc).map(drop)
+    })
+}
+
+/// Clones a process into namespaces that it enters by `enter` and from which nobody comes back, as
+/// a user namespace: a process in between enters them and clones its own sibling.
+fn fork_within(
+    flags: CloneFlags,
+    namespaces: &Namespaces,
+    cgroup: &cgroup::Cgroup,
+    enter: impl FnOnce() -> Result<()>,
+) -> Result<Forked> {
     let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("pipe2")?;
-    let Forked::Parent { pidfd: between, .. } = clone3(CloneFlags::empty(), None).context(STEP)?
+    let Forked::Parent { pidfd: between, .. } =
+        clone3(CloneFlags::empty(), None).context("clone3")?
     else {
-        let outcome = namespace::join(kind, path)
-            .and_then(|()| namespace::enter_for_child(namespaces, proc))
-            .and_then(|_| {
-                clone3(flags | CloneFlags::CLONE_PARENT, cgroup.clone_fd()).context(STEP)
-            });
+        let outcome = enter().and_then(|()| {
+            clone3(flags | CloneFlags::CLONE_PARENT, cgroup.clone_fd()).map_err(|errno| {
+                userns::explain_clone(errno, namespaces, cgroup.clone_fd().is_some())
+            })
+        });
         let text = match outcome {
             Ok(Forked::Child) => return Ok(Forked::Child),
             Ok(Forked::Parent { pid, .. }) => pid.to_string(),
@@ -460,17 +489,20 @@ fn place(
     if let Some(groups) = &record.resctrl {
         groups.add(child.pid)?;
     }
-    if let Some(score) = process.and_then(|process| process.oom_score_adj) {
-        proc.write(&format!("{}/oom_score_adj", child.pid), &score.to_string()).with_context(
-            || {
-                format!(
-                    "process.oomScoreAdj: set {score} (going below the caller's value needs \
-                     CAP_SYS_RESOURCE)"
-                )
-            },
-        )?;
+    set_oom_score(process, &child.pid.to_string(), proc)
+}
+
+/// Sets the OOM killer's score of the process that procfs calls `pid`. Not the process's own
+/// business: in a user namespace it has lost the right to lower it.
+fn set_oom_score(process: Option<&Process>, pid: &str, proc: &Proc) -> Result<()> {
+    let Some(score) = process.and_then(|process| process.oom_score_adj) else { return Ok(()) };
+    let file = format!("{pid}/oom_score_adj");
+    if proc.read(&file).is_ok_and(|now| now.trim() == score.to_string()) {
+        return Ok(());
     }
-    Ok(())
+    proc.write(&file, &score.to_string()).with_context(|| {
+        format!("process.oomScoreAdj: set {score} (going below the caller's value needs CAP_SYS_RESOURCE)")
+    })
 }
 
 fn runtime_hooks(record: &Record, config: &Config, pid: i32) -> Result<()> {
@@ -502,6 +534,36 @@ fn own_root(pidfd: &OwnedFd, pid: i32) -> Result<OwnedFd> {
     Ok(root)
 }
 
+/// Clones a process into the PID namespace of `target`, and, where only that gives the right to,
+/// into its user namespace; with the flags of those that it is still to enter. A process can't
+/// change its own PID namespace, only its children's.
+fn fork_into(
+    target: &OwnedFd,
+    namespaces: &Namespaces,
+    cgroup: &cgroup::Cgroup,
+    process: &Process,
+    proc: &Proc,
+) -> Result<(Forked, CloneFlags)> {
+    let all = namespaces.all_flags();
+    let pid = all & CloneFlags::CLONE_NEWPID;
+    let user = all & CloneFlags::CLONE_NEWUSER;
+    let enter = |flags: CloneFlags| match flags.is_empty() {
+        true => Ok(()),
+        false => setns(target, flags).context("exec: enter the container's PID namespace"),
+    };
+    if !user.is_empty() && !have(caps::Capability::CAP_SYS_ADMIN) {
+        let forked = fork_within(CloneFlags::empty(), namespaces, cgroup, || {
+            set_oom_score(Some(process), "self", proc)?;
+            let _ = sys::process::set_dumpable(false);
+            enter(user | pid)
+        })?;
+        return Ok((forked, all - user - pid));
+    }
+    enter(pid)?;
+    let forked = clone3(CloneFlags::empty(), cgroup.clone_fd()).context("exec: clone3")?;
+    Ok((forked, all - pid))
+}
+
 /// Starts a further process in `container`, up to the point where its program could be executed.
 /// The caller stays on the processors of `process.execCPUAffinity.initial`, if there are any.
 ///
@@ -514,11 +576,11 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
     let config = container.config()?;
     limit_capabilities(process, &config.namespaces)?;
     let process = &*process;
+    let cgroup = container.record.cgroup.open()?.or_without();
     let (target, init_pid) = container
         .init_pidfd()?
         .with_context(|| format!("cannot exec in container {id}: it is stopped"))?;
     let proc = container.proc();
-    let cgroup = container.record.cgroup.open()?;
     let plan = Common {
         process: Some(process),
         filter: compile(config)?,
@@ -537,18 +599,15 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
             "process.execCPUAffinity.initial: may the runtime run on any of these processors?",
         )?;
     }
-    let flags = config.namespaces.all_flags();
-    // A process can't change its own PID namespace, only its children's.
-    if flags.contains(CloneFlags::CLONE_NEWPID) {
-        setns(&target, CloneFlags::CLONE_NEWPID).context("exec: enter the PID namespace")?;
-    }
     let (channel, theirs) = Channel::pair()?;
-    let mut child = match clone3(CloneFlags::empty(), cgroup.clone_fd()).context("exec: clone3")? {
+    let (forked, left) = fork_into(&target, &config.namespaces, &cgroup, process, proc)?;
+    let mut child = match forked {
         Forked::Child => {
             drop(channel);
             // The container's processes see this one as soon as it is in their PID namespace.
             let _ = sys::process::set_dumpable(false);
-            init::joined(&plan, &target, flags - CloneFlags::CLONE_NEWPID, root, theirs)
+            let user = config.namespaces.get(Ns::User).is_some();
+            init::joined(&plan, &target, left, user, root, theirs)
         }
         Forked::Parent { pid, pidfd } => Child { pid, pidfd, console: None, first: false, channel },
     };

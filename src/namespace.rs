@@ -10,8 +10,9 @@ use nix::sched::{CloneFlags, setns, unshare};
 use oci_spec::runtime::LinuxNamespaceType as Ns;
 
 use crate::procfs::Proc;
+use crate::security::capabilities::have;
 use crate::spec::Namespaces;
-use crate::spec::namespace::{IdMapping, flag, word};
+use crate::spec::namespace::{flag, word};
 use crate::sys::clone::CLONE_NEWTIME;
 
 /// The kernel's name of a namespace file (namespaces(7)).
@@ -68,6 +69,16 @@ impl Return {
     }
 }
 
+/// Whether a joined namespace of this kind is entered before the clone.
+fn is_entered_early(kind: Ns) -> bool {
+    !matches!(kind, Ns::Mount | Ns::User | Ns::Cgroup)
+}
+
+/// Whether [`enter_for_child`] leaves any namespace of the caller.
+pub fn leaves_any(namespaces: &Namespaces) -> bool {
+    namespaces.is_new(Ns::Time) || namespaces.joined().any(|(kind, _)| is_entered_early(kind))
+}
+
 /// Enters what the next child is to be born in: the joined namespaces but the mount and user
 /// ones, and a new time namespace, whose clocks can be set only before anyone is in it. Not the
 /// cgroup namespace: out of it the child could not be cloned into its cgroup.
@@ -83,7 +94,7 @@ pub fn enter_for_child(namespaces: &Namespaces, proc: &Proc) -> Result<Return> {
         Ok(())
     };
     for (kind, path) in namespaces.joined() {
-        if matches!(kind, Ns::Mount | Ns::User | Ns::Cgroup) {
+        if !is_entered_early(kind) {
             continue;
         }
         remember(kind)?;
@@ -108,40 +119,8 @@ pub fn clone_flags(namespaces: &Namespaces) -> CloneFlags {
     namespaces.new_flags() - CloneFlags::CLONE_NEWCGROUP - CLONE_NEWTIME
 }
 
-/// Writes the id maps of process `pid`, which is in a new user namespace. `owner` is the part of
-/// config.json that has the mappings.
-///
-/// # Errors
-/// When the kernel refuses a map, say because the caller does not own the host's ids.
-pub fn write_id_maps(
-    owner: &str,
-    uid_mappings: &[IdMapping],
-    gid_mappings: &[IdMapping],
-    proc: &Proc,
-    pid: i32,
-) -> Result<()> {
-    let lines = |mappings: &[IdMapping]| -> String {
-        let line = |m: &IdMapping| format!("{} {} {}\n", m.container, m.host, m.size);
-        mappings.iter().map(line).collect()
-    };
-    let privileged = nix::unistd::geteuid().is_root();
-    if !privileged {
-        // Who may not change its groups may map them (user_namespaces(7)).
-        proc.write(&format!("{pid}/setgroups"), "deny").context("forbid setgroups")?;
-    }
-    for (file, property, mappings) in
-        [("uid_map", "uidMappings", uid_mappings), ("gid_map", "gidMappings", gid_mappings)]
-    {
-        proc.write(&format!("{pid}/{file}"), &lines(mappings)).with_context(|| {
-            let hint =
-                if privileged { "" } else { " (without privileges only your own id can be)" };
-            format!("{owner}.{property}: set the map{hint}")
-        })?;
-    }
-    Ok(())
-}
-
-/// Refuses namespaces that the kernel lacks, by name, before anything is made.
+/// Refuses namespaces that the kernel lacks, by name, before anything is made; and a container that
+/// this user could make in a user namespace only.
 ///
 /// # Errors
 /// Names the namespace.
@@ -155,6 +134,13 @@ pub fn check_support(namespaces: &Namespaces) -> Result<()> {
             Path::new(&path).exists(),
             "linux.namespaces: this kernel has no {} namespaces",
             word(kind)
+        );
+    }
+    if namespaces.get(Ns::User).is_none() && !have(caps::Capability::CAP_SYS_ADMIN) {
+        bail!(
+            "linux.namespaces: a user without privileges makes containers in a user namespace: add \
+             {{\"type\": \"user\"}}, linux.uidMappings and linux.gidMappings (`ultari spec \
+             --rootless` writes an example), or run this as root"
         );
     }
     if namespaces.get(Ns::Mount).is_none() && namespaces.get(Ns::User).is_some() {

@@ -120,7 +120,13 @@ pub fn take_identity(process: &Process) -> Result<()> {
     match sys::process::setgroups(&user.additional_gids) {
         // In a user namespace made without privileges groups can't be changed, hence not gained.
         Err(Errno::EPERM) if user.additional_gids.is_empty() => {}
-        other => other.context("process.user.additionalGids: set the groups")?,
+        Err(Errno::EPERM) => {
+            return Err(Errno::EPERM).context(
+                "process.user.additionalGids: a user namespace made without privileges may not set \
+             groups, unless newgidmap has written linux.gidMappings (more than one id)",
+            );
+        }
+        other => other.context("process.user.additionalGids: are all in linux.gidMappings?")?,
     }
     let unmapped = "is it in linux.uidMappings and linux.gidMappings?";
     sys::process::setgid(user.gid)

@@ -127,15 +127,22 @@ impl Cgroup {
         for path in made.drain(..).rev() {
             let _ = Node::below(self.root.as_fd(), &path).rmdir();
         }
+        let how = match self.location.is_unified() {
+            true => {
+                "start the runtime in a delegated cgroup (systemd-run --user --scope -p Delegate=yes)"
+            }
+            false => {
+                "have root make a cgroup of cgroup v1 for this user in each hierarchy (mkdir, chown -R) and name one below it in linux.cgroupsPath"
+            }
+        };
         self.absent = Some(format!(
-            "this user may not make cgroups here ({errno}): start the runtime in a delegated cgroup (systemd-run --user --scope -p Delegate=yes), or take the limit out of config.json"
+            "this user may not make cgroups here ({errno}): {how}, or take the limit out of config.json"
         ));
         let mut warnings = Vec::new();
         self.apply_limits(resources, "", &mut warnings)?;
-        warnings.push(format!(
-            "the container has no cgroup of its own: this user may not make one in {} ({errno})",
-            self.shown()
-        ));
+        crate::log::debug(|| {
+            format!("no cgroup for the container: may not make {} ({errno})", self.shown())
+        });
         Ok(warnings)
     }
 

@@ -46,6 +46,7 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use node::Node;
 pub use node::ROOT;
 pub use oom::OomEvents;
+pub use processes::signal_each;
 use serde::{Deserialize, Serialize};
 pub use stats::Stats;
 use std::collections::BTreeSet;
@@ -116,7 +117,7 @@ impl Location {
     ///
     /// `cgroups_path` is `linux.cgroupsPath`. An absolute path starts at the root of the cgroup
     /// mounts (spec: config-linux.md, "Cgroups Path"). A relative one, whose meaning is left to the
-    /// runtime, starts there too; without one it is `/ultari/ID`. For a user other than root these
+    /// runtime, starts there too; without one it is `/ultari/ID`. For a user without privileges these
     /// two start at the parent of the caller's own cgroup instead, which is where systemd's
     /// delegation allows new ones.
     pub fn locate(cgroups_path: Option<&Path>, id: &str) -> Result<Self> {
@@ -131,10 +132,7 @@ impl Location {
             })?
             .filesystem_type();
         let unified = kind == CGROUP2_SUPER_MAGIC;
-        if unified
-            && !nix::unistd::geteuid().is_root()
-            && !configured.is_some_and(Path::is_absolute)
-        {
+        if unified && unprivileged() && !configured.is_some_and(Path::is_absolute) {
             let mut base = own_parent()?;
             base.append(&mut path);
             path = base;
@@ -167,6 +165,11 @@ impl Location {
     /// /sys/fs/cgroup, and the full path.
     pub fn v1_paths(&self) -> impl Iterator<Item = (&str, PathBuf)> {
         self.paths().filter(|(name, _)| !name.is_empty() && *name != UNIFIED)
+    }
+
+    /// The container's cgroup on a v2 host.
+    pub fn unified_path(&self) -> PathBuf {
+        Path::new(ROOT).join(self.path.join("/"))
     }
 
     /// The same for every hierarchy; on a v2 host the one has no name.
@@ -223,9 +226,18 @@ impl Cgroup {
     }
 
     /// Whether there is a cgroup at all. There is none if the user may not make one and neither
-    /// `linux.cgroupsPath` nor `linux.resources` asks for it, as in runc.
-    pub fn is_absent(&self) -> bool {
-        self.absent.is_some()
+    /// `linux.cgroupsPath` nor `linux.resources` asks for it, as in runc; or when it was removed.
+    pub fn exists(&self) -> bool {
+        self.hierarchies().iter().any(|hierarchy| self.node(hierarchy).exists(""))
+    }
+
+    /// Takes a cgroup that is not there and that config.json did not ask for as one that could not
+    /// be made: the container, if it lives, is without.
+    pub fn or_without(mut self) -> Self {
+        if self.location.optional && !self.exists() {
+            self.absent = Some("it could not be made when the container was created".into());
+        }
+        self
     }
 
     /// The cgroup's directory for clone3(2) with CLONE_INTO_CGROUP, on a v2 host. The child is
@@ -254,6 +266,8 @@ impl Cgroup {
             match nix::unistd::fchownat(leaf, file, owner, None, AtFlags::AT_EMPTY_PATH) {
                 // The list is that of all controllers; not each is enabled here.
                 Ok(()) | Err(Errno::ENOENT) => {}
+                // It stays with who runs the container, to whom alone it was delegated.
+                Err(Errno::EPERM) if unprivileged() => return Ok(()),
                 Err(errno) => {
                     let shown = self.shown();
                     return Err(errno)
@@ -424,6 +438,20 @@ fn own_parent() -> Result<Vec<String>> {
     Ok(path)
 }
 
+/// The caller's own cgroup in the v1 hierarchy of the directory `name`; its root where /proc knows
+/// none.
+pub fn own_v1_path(name: &str) -> PathBuf {
+    let text = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    // hierarchy-ID:controllers:path; a hierarchy without controllers has a name (cgroups(7)).
+    let of_name = |line: &str| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        let own = controllers.strip_prefix("name=").unwrap_or(controllers) == name;
+        own.then(|| path.trim_start_matches('/').to_owned())
+    };
+    let path = text.lines().find_map(of_name).unwrap_or_default();
+    Path::new(ROOT).join(name).join(path)
+}
+
 /// The hierarchies of a legacy or hybrid host: the directories in /sys/fs/cgroup that are mounts.
 /// Symlinks are second names of hierarchies with several controllers.
 fn mounted_hierarchies(root: BorrowedFd, path: &[String]) -> Result<Vec<Hierarchy>> {
@@ -473,8 +501,6 @@ fn existing(root: BorrowedFd, hierarchy: &Hierarchy, path: &[String]) -> Result<
 }
 
 /// Whether we lack root's rights on the host: not root, or root of a user namespace only.
-fn unprivileged() -> bool {
-    let whole = |map: String| map.split_whitespace().eq(["0", "0", "4294967295"]);
-    !nix::unistd::geteuid().is_root()
-        || !std::fs::read_to_string("/proc/self/uid_map").is_ok_and(whole)
+pub fn unprivileged() -> bool {
+    !nix::unistd::geteuid().is_root() || crate::userns::is_inside()
 }

@@ -90,11 +90,16 @@ fn zero((): ()) -> i32 {
     0
 }
 
-/// `/run/ultari`, or a folder of the user's own.
+/// `/run/ultari`, or a folder of the user's own. In a user namespace root may really be somebody
+/// else: `$USER` tells, as for runc.
 fn default_root() -> PathBuf {
-    let personal = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
-    match personal {
-        Some(dir) if !nix::unistd::geteuid().is_root() => Path::new(&dir).join("ultari"),
+    let text = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let uid = nix::unistd::geteuid();
+    let masked = || ultari::userns::is_inside() && text("USER").is_some_and(|user| user != "root");
+    match text("XDG_RUNTIME_DIR").map(PathBuf::from) {
+        Some(personal) if !uid.is_root() || masked() => personal.join("ultari"),
+        // Where it is for login sessions; su(1) and cron(8) do not set it.
+        None if !uid.is_root() => format!("/run/user/{uid}/ultari").into(),
         _ => "/run/ultari".into(),
     }
 }

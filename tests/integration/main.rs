@@ -25,6 +25,7 @@ mod net_devices;
 mod process;
 mod properties;
 mod real_configs;
+mod rootless;
 mod seccomp;
 mod seccomp_notify;
 mod start_errors;

@@ -1,10 +1,11 @@
 //! Both ends of a terminal: one that the test makes for `run -it`, and the console socket by
 //! which a runtime hands over the master of a terminal that it made itself.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -105,7 +106,10 @@ pub struct ConsoleSocket {
 impl ConsoleSocket {
     /// Listens at a path, which must be shorter than 108 bytes.
     pub fn listen(path: PathBuf) -> ConsoleSocket {
-        ConsoleSocket { listener: UnixListener::bind(&path).unwrap(), path }
+        let listener = UnixListener::bind(&path).unwrap();
+        // Also for an ordinary user.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        ConsoleSocket { listener, path }
     }
 
     /// Takes the terminal that the runtime sent, after it was called.

@@ -8,6 +8,7 @@ mod host;
 mod json;
 mod leftovers;
 mod sandbox;
+pub mod user;
 
 pub use agent::{Agent, Answer, Supervised};
 pub use command::{Output, Run};
