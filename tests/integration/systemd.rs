@@ -461,6 +461,9 @@ fn a_user_has_the_scope_from_their_own_systemd() {
     let cgroup = Path::new("/sys/fs/cgroup").join(text.trim_start_matches("0::/"));
     assert_eq!(read(&cgroup.join("memory.max")), (64 * MIB).to_string());
     assert_eq!(read(&cgroup.join("pids.max")), "30");
+    let exec = call(sandbox.exec_call(&[]).args(["cat", "/proc/self/cgroup"])).ok();
+    assert!(exec.stdout.trim().ends_with(&unit), "{}", exec.stdout);
+    call(sandbox.exec_call(&[]).args(["/guest", "do", "alloc 200"])).exits_with(137);
     call(sandbox.call(["pause", &sandbox.id])).ok();
     call(sandbox.call(["delete", "--force", &sandbox.id])).ok();
     assert!(!cgroup.exists());
