@@ -336,13 +336,7 @@ fn make(
             let (uids, gids) = (&maps.uid_mappings, &maps.gid_mappings);
             userns::write_maps("linux", uids, gids, proc, child.pid)?;
         }
-        let resources = config.resources.as_ref();
-        let warnings = cgroup.start_unit(child.pid, resources, &record.annotations)?;
-        warnings.iter().for_each(|warning| log::warning(warning));
-        if let Some(uid) = cgroup_owner(config, record) {
-            cgroup.delegate(uid)?;
-        }
-        place(&child, &cgroup, record, config.process.as_ref(), proc)?;
+        place_first(&child, &mut cgroup, record, config, proc)?;
         if new_user {
             // From now on it may be another user's process, which one without privileges can't place.
             child.channel.send(&Message::Mapped)?;
@@ -473,6 +467,23 @@ fn cgroup_owner(config: &Config, record: &Record) -> Option<u32> {
         && config.mounts.iter().any(writable);
     let uid = config.process.as_ref().map_or(0, |process| process.user.uid);
     config.namespaces.host_uid(uid).filter(|uid| wanted && *uid != 0)
+}
+
+/// As [`place`], for the first process: only around it can systemd make the cgroup.
+fn place_first(
+    child: &Child,
+    cgroup: &mut cgroup::Cgroup,
+    record: &Record,
+    config: &Config,
+    proc: &Proc,
+) -> Result<()> {
+    let resources = config.resources.as_ref();
+    let warnings = cgroup.start_unit(child.pid, resources, &record.annotations)?;
+    warnings.iter().for_each(|warning| log::warning(warning));
+    if let Some(uid) = cgroup_owner(config, record) {
+        cgroup.delegate(uid)?;
+    }
+    place(child, cgroup, record, config.process.as_ref(), proc)
 }
 
 /// What only the parent may do to the child: its cgroups and resctrl groups, its rank for the OOM killer.

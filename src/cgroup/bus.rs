@@ -276,3 +276,63 @@ impl Body {
         Ok(data.deserialize::<String>().context("D-Bus: decode an error")?.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    /// What connecting comes to with a bus that says these things, one after each thing it is told.
+    fn against(name: &str, says: &'static [&'static [u8]]) -> Result<()> {
+        let path = std::env::temp_dir().join(format!("ultari-bus-{}-{name}", std::process::id()));
+        let listener = UnixListener::bind(&path).unwrap();
+        let bus = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            for said in says {
+                let _ = socket.read(&mut [0; 4096]).unwrap();
+                socket.write_all(said).unwrap();
+            }
+            socket.shutdown(std::net::Shutdown::Write).unwrap();
+            let _ = socket.read_to_end(&mut Vec::new());
+        });
+        let outcome = Bus::connect(path.to_str().unwrap()).map(drop);
+        bus.join().unwrap();
+        std::fs::remove_file(path).unwrap();
+        outcome
+    }
+
+    /// The answer "1" to the first call, without its body's bytes: a header with REPLY_SERIAL.
+    const ANSWERED: &[u8] =
+        &[b'l', ANSWER, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, ANSWERS, 1, b'u', 0, 1, 0, 0, 0];
+
+    #[test]
+    fn a_bus_that_lets_us_in_is_connected_to() {
+        against("fine", &[b"DATA\r\nOK 0123\r\n", ANSWERED]).unwrap();
+    }
+
+    #[test]
+    fn whatever_else_a_bus_says_is_an_error() {
+        const OK: &[u8] = b"OK 0123\r\n";
+        let cases: [(&str, &'static [&'static [u8]], &str); 7] = [
+            ("rejected", &[b"REJECTED EXTERNAL\r\n"], "REJECTED EXTERNAL"),
+            ("silent", &[b""], "authenticate"),
+            ("order", &[OK, &[b'x'; 16]], "byte order"),
+            (
+                "long",
+                &[OK, &[b'l', 2, 0, 1, 255, 255, 255, 255, 1, 0, 0, 0, 255, 255, 255, 255]],
+                "bytes",
+            ),
+            ("short", &[OK, &[b'l', 2, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, 5]], "Hello"),
+            (
+                "junk",
+                &[OK, &[b'l', 2, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, 5, 9, 9, 9, 9, 9, 9, 9]],
+                "Hello",
+            ),
+            ("gone", &[OK], "Hello"),
+        ];
+        for (name, says, reason) in cases {
+            let error = format!("{:#}", against(name, says).unwrap_err());
+            assert!(error.contains(reason), "{name}: {error}");
+        }
+    }
+}

@@ -419,27 +419,23 @@ fn user() -> Option<(u32, String)> {
     })
 }
 
-#[test]
-fn a_user_has_the_scope_from_their_own_systemd() {
-    need_systemd!();
-    let Some((uid, home)) = user() else { skip!("no ordinary user here") };
+/// A bundle that an ordinary user can run, and what has a program run as that user: see
+/// [`Run::wrapped`]. None with the reason if nobody has a systemd here.
+fn for_user(name: &str) -> Result<(Sandbox, u32, String), String> {
+    let (uid, home) = user().ok_or("no ordinary user here")?;
     let mut start = Command::new("systemctl");
     let mut started = host().spawn(start.args(["start", &format!("user@{uid}.service")]));
     let done = started.wait().unwrap();
     host().forget(started.id());
-    let bus = format!("/run/user/{uid}/bus");
-    if !done.success() || !Path::new(&bus).exists() {
-        skip!("user {uid} can have no systemd of their own here");
+    let folder = format!("/run/user/{uid}");
+    if !done.success() || !Path::new(&folder).join("bus").exists() {
+        return Err(format!("user {uid} can have no systemd of their own here"));
     }
-    let mut sandbox = Sandbox::new("user");
+    let mut sandbox = Sandbox::new(name);
     sandbox.args(&["/bin/sleep", "100"]);
-    set_namespace(&mut sandbox.config, "user", None);
-    let linux = &mut sandbox.config["linux"];
-    linux["uidMappings"] = json!([{"containerID": 0, "hostID": uid, "size": 1}]);
-    linux["gidMappings"] = json!([{"containerID": 0, "hostID": uid, "size": 1}]);
-    linux["resources"] =
+    sandbox.config["linux"]["cgroupsPath"] = json!(format!("user.slice:test:{}", sandbox.id));
+    sandbox.config["linux"]["resources"] =
         json!({"memory": {"limit": 64 * MIB, "swap": 64 * MIB}, "pids": {"limit": 30}});
-    linux["cgroupsPath"] = json!(format!("user.slice:test:{}", sandbox.id));
     for mount in sandbox.config["mounts"].as_array_mut().unwrap() {
         // The group of terminals is not mapped.
         if let Some(options) = mount["options"].as_array_mut() {
@@ -449,23 +445,85 @@ fn a_user_has_the_scope_from_their_own_systemd() {
     fs::create_dir(sandbox.root()).unwrap();
     chown(sandbox.root(), Some(uid), Some(uid)).unwrap();
     let as_user = format!(
-        "set -- setpriv --reuid {uid} --regid {uid} --clear-groups env HOME={home} XDG_RUNTIME_DIR=/run/user/{uid} DBUS_SESSION_BUS_ADDRESS=unix:path={bus} \"$@\"; exec \"$@\""
+        "set -- setpriv --reuid {uid} --regid {uid} --clear-groups env HOME={home} \
+         XDG_RUNTIME_DIR={folder} DBUS_SESSION_BUS_ADDRESS=unix:path={folder}/bus"
     );
-    let call = |run: Run| run.wrapped(&as_user).output();
+    Ok((sandbox, uid, as_user))
+}
+
+/// Expects the container, made by `call`, in a scope of the user's systemd, with its limits; returns
+/// its cgroup.
+#[track_caller]
+fn expect_users_scope(sandbox: &Sandbox, uid: u32, call: impl Fn(Run) -> Output) -> PathBuf {
     call(sandbox.bundle_call("run").args(["--systemd-cgroup", "--detach", &sandbox.id])).ok();
     let state = call(sandbox.call(["state", &sandbox.id])).ok().json();
     let text = read(Path::new(&format!("/proc/{}/cgroup", state.integer("/pid"))));
-    let unit = unit(&sandbox);
+    let unit = unit(sandbox);
     let own = format!("/user@{uid}.service/user.slice/{unit}");
     assert!(text.ends_with(&own), "{text}");
     let cgroup = Path::new("/sys/fs/cgroup").join(text.trim_start_matches("0::/"));
     assert_eq!(read(&cgroup.join("memory.max")), (64 * MIB).to_string());
     assert_eq!(read(&cgroup.join("pids.max")), "30");
-    let exec = call(sandbox.exec_call(&[]).args(["cat", "/proc/self/cgroup"])).ok();
-    assert!(exec.stdout.trim().ends_with(&unit), "{}", exec.stdout);
-    call(sandbox.exec_call(&[]).args(["/guest", "do", "alloc 200"])).exits_with(137);
+    call(sandbox.call(["update", "--pids-limit", "25", &sandbox.id])).ok();
+    assert_eq!(read(&cgroup.join("pids.max")), "25");
     call(sandbox.call(["pause", &sandbox.id])).ok();
+    call(sandbox.call(["resume", &sandbox.id])).ok();
+    cgroup
+}
+
+#[track_caller]
+fn expect_gone(sandbox: &Sandbox, cgroup: &Path, call: impl Fn(Run) -> Output) {
     call(sandbox.call(["delete", "--force", &sandbox.id])).ok();
     assert!(!cgroup.exists());
     sandbox.expect_nothing_left();
+}
+
+#[test]
+fn a_user_has_the_scope_from_their_own_systemd() {
+    need_systemd!();
+    let (mut sandbox, uid, as_user) = match for_user("user") {
+        Ok(all) => all,
+        Err(reason) => skip!("{reason}"),
+    };
+    set_namespace(&mut sandbox.config, "user", None);
+    let linux = &mut sandbox.config["linux"];
+    linux["uidMappings"] = json!([{"containerID": 0, "hostID": uid, "size": 1}]);
+    linux["gidMappings"] = json!([{"containerID": 0, "hostID": uid, "size": 1}]);
+    let call = |run: Run| run.wrapped(&format!("{as_user} \"$@\"; exec \"$@\"")).output();
+    let cgroup = expect_users_scope(&sandbox, uid, call);
+    let exec = call(sandbox.exec_call(&[]).args(["cat", "/proc/self/cgroup"])).ok();
+    assert!(exec.stdout.trim().ends_with(&unit(&sandbox)), "{}", exec.stdout);
+    call(sandbox.exec_call(&[]).args(["/guest", "do", "alloc 200"])).exits_with(137);
+    expect_gone(&sandbox, &cgroup, call);
+}
+
+#[test]
+fn in_a_user_namespace_the_bus_knows_the_user_of_the_host() {
+    need_systemd!();
+    let (sandbox, uid, as_user) = match for_user("userns") {
+        Ok(all) => all,
+        Err(reason) => skip!("{reason}"),
+    };
+    // An engine without root has become root of a namespace before it calls us.
+    let enter = "unshare --user --map-root-user";
+    let call = |run: Run| run.wrapped(&format!("{as_user} {enter} \"$@\"; exec \"$@\"")).output();
+    let cgroup = expect_users_scope(&sandbox, uid, call);
+    expect_gone(&sandbox, &cgroup, call);
+}
+
+#[test]
+fn a_slice_can_be_the_containers_own() {
+    need_systemd!();
+    let mut sandbox = sleeper("slice", json!({"pids": {"limit": 40}}));
+    let own = slice().replace(".slice", "-own.slice");
+    sandbox.config["linux"]["cgroupsPath"] = json!(format!("{}::{own}", slice()));
+    run_detached(&sandbox);
+    let cgroup = PathBuf::from(format!("/sys/fs/cgroup{}/{own}", slice_path()));
+    assert_eq!(read(&cgroup.join("cgroup.procs")), sandbox.pid().to_string());
+    assert_eq!(read(&cgroup.join("pids.max")), "40");
+    assert_eq!(shown(&own, "TasksMax"), "40");
+    sandbox.exec(&["true"]).ok();
+    sandbox.delete_forced().ok();
+    assert!(!cgroup.exists());
+    assert_eq!(systemctl(&["list-units", "--all", "--plain", "--no-legend", &own]), "");
 }
