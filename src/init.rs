@@ -208,7 +208,7 @@ fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
     let around = mounts::Surroundings {
         cgroup: &record.cgroup,
         cgroup_namespace: config.namespaces.get(Ns::Cgroup).is_some(),
-        confined: config.namespaces.get(Ns::User).is_some() || crate::cgroup::unprivileged(),
+        user_namespace: config.namespaces.get(Ns::User).is_some(),
         label: config.mount_label.as_deref(),
     };
     let mut placed = false;

@@ -2,14 +2,12 @@
 //! its gate, and past it.
 
 use std::ffi::CString;
-use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
 };
@@ -22,13 +20,12 @@ use crate::init::{self, Common, Gate, NewContainer};
 use crate::procfs::Proc;
 use crate::resctrl::Groups;
 use crate::rootfs::{self, idmap};
-use crate::security::capabilities::have;
 use crate::security::seccomp;
 use crate::spec::mount::{ATTR_RDONLY, Kind};
 use crate::spec::{self, Config, Namespaces, Process};
 use crate::state::{Folder, Init, InitFile, Record};
-use crate::sys::clone::{Forked, clone3};
-use crate::{cgroup, console, hooks, log, namespace, netdev, sys, userns};
+use crate::sys::clone::Forked;
+use crate::{cgroup, console, hooks, log, namespace, netdev, process, sys, userns};
 
 /// What the command line says beside the bundle.
 #[derive(Clone, Debug, Default)]
@@ -132,7 +129,11 @@ impl Child {
                 Some(Message::Warning(text)) => log::warning(&text),
                 Some(Message::Failed(text)) => bail!(text),
                 Some(other) => bail!("channel: unexpected {other:?}"),
-                None => bail!("the container's init ended while it was set up"),
+                // As when it is written to: the process may not be quite gone yet.
+                None => {
+                    return Err(Errno::EPIPE)
+                        .context("the container's init ended while it was set up");
+                }
             }
         }
         match &options.pid_file {
@@ -373,7 +374,7 @@ fn clone_init(plan: NewContainer, cgroup: &cgroup::Cgroup) -> Result<(Child, Ini
     nix::unistd::chdir(&config.rootfs)
         .with_context(|| format!("root.path: change into {}", config.rootfs.display()))?;
     let (channel, theirs) = Channel::pair()?;
-    match fork(namespaces, cgroup, plan.common.process, plan.common.proc)? {
+    match namespace::fork(namespaces, cgroup, plan.common.process, plan.common.proc)? {
         Forked::Child => {
             drop(channel);
             init::new_container(plan, theirs)
@@ -386,72 +387,6 @@ fn clone_init(plan: NewContainer, cgroup: &cgroup::Cgroup) -> Result<(Child, Ini
             }
         }
     }
-}
-
-/// Clones the first process into its namespaces.
-fn fork(
-    namespaces: &Namespaces,
-    cgroup: &cgroup::Cgroup,
-    process: Option<&Process>,
-    proc: &Proc,
-) -> Result<Forked> {
-    let flags = namespace::clone_flags(namespaces);
-    let joined_user = namespaces.joined().find(|(kind, _)| *kind == Ns::User);
-    // Root in a user namespace only could not come back to namespaces of the host.
-    if joined_user.is_none() && !(userns::is_inside() && namespace::leaves_any(namespaces)) {
-        let back = namespace::enter_for_child(namespaces, proc)?;
-        let forked = clone3(flags, cgroup.clone_fd()).map_err(|errno| {
-            userns::explain_clone(errno, namespaces, cgroup.clone_fd().is_some())
-        })?;
-        if let Forked::Parent { .. } = forked {
-            back.go()?;
-        }
-        return Ok(forked);
-    }
-    fork_within(flags, namespaces, cgroup, || {
-        set_oom_score(process, "self", proc)?;
-        if let Some((kind, path)) = joined_user {
-            // The new namespaces are to belong to it.
-            namespace::join(kind, path)?;
-        }
-        namespace::enter_for_child(namespaces, proc).map(drop)
-    })
-}
-
-/// Clones a process into namespaces that it enters by `enter` and from which nobody comes back, as
-/// a user namespace: a process in between enters them and clones its own sibling.
-fn fork_within(
-    flags: CloneFlags,
-    namespaces: &Namespaces,
-    cgroup: &cgroup::Cgroup,
-    enter: impl FnOnce() -> Result<()>,
-) -> Result<Forked> {
-    let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("pipe2")?;
-    let Forked::Parent { pidfd: between, .. } =
-        clone3(CloneFlags::empty(), None).context("clone3")?
-    else {
-        let outcome = enter().and_then(|()| {
-            clone3(flags | CloneFlags::CLONE_PARENT, cgroup.clone_fd()).map_err(|errno| {
-                userns::explain_clone(errno, namespaces, cgroup.clone_fd().is_some())
-            })
-        });
-        let text = match outcome {
-            Ok(Forked::Child) => return Ok(Forked::Child),
-            Ok(Forked::Parent { pid, .. }) => pid.to_string(),
-            Err(error) => format!("{error:#}"),
-        };
-        let _ = nix::unistd::write(&writer, text.as_bytes());
-        sys::clone::exit_now(0);
-    };
-    drop(writer);
-    let mut text = String::new();
-    let read = std::fs::File::from(reader).read_to_string(&mut text);
-    read.context("hear from the process in the user namespace")?;
-    sys::clone::wait_status(between.as_fd()).context("wait for it")?;
-    let Ok(pid) = text.parse() else { bail!(text) };
-    // It can't be reaped by anybody else meanwhile: it is a child of this process.
-    let pidfd = sys::clone::pidfd_open(pid).context("watch the container's init")?;
-    Ok(Forked::Parent { pid, pidfd })
 }
 
 /// Who is to own the container's cgroup instead of the caller: the container's user, where it gets
@@ -500,20 +435,7 @@ fn place(
     if let Some(groups) = &record.resctrl {
         groups.add(child.pid)?;
     }
-    set_oom_score(process, &child.pid.to_string(), proc)
-}
-
-/// Sets the OOM killer's score of the process that procfs calls `pid`. Not the process's own
-/// business: in a user namespace it has lost the right to lower it.
-fn set_oom_score(process: Option<&Process>, pid: &str, proc: &Proc) -> Result<()> {
-    let Some(score) = process.and_then(|process| process.oom_score_adj) else { return Ok(()) };
-    let file = format!("{pid}/oom_score_adj");
-    if proc.read(&file).is_ok_and(|now| now.trim() == score.to_string()) {
-        return Ok(());
-    }
-    proc.write(&file, &score.to_string()).with_context(|| {
-        format!("process.oomScoreAdj: set {score} (going below the caller's value needs CAP_SYS_RESOURCE)")
-    })
+    process::set_oom_score(process, &child.pid.to_string(), proc)
 }
 
 fn runtime_hooks(record: &Record, config: &Config, pid: i32) -> Result<()> {
@@ -543,36 +465,6 @@ fn own_root(pidfd: &OwnedFd, pid: i32) -> Result<OwnedFd> {
     // Only now is it certain that the number still meant this process.
     sys::clone::pidfd_send_signal(pidfd.as_fd(), 0).context("exec: the container has ended")?;
     Ok(root)
-}
-
-/// Clones a process into the PID namespace of `target`, and, where only that gives the right to,
-/// into its user namespace; with the flags of those that it is still to enter. A process can't
-/// change its own PID namespace, only its children's.
-fn fork_into(
-    target: &OwnedFd,
-    namespaces: &Namespaces,
-    cgroup: &cgroup::Cgroup,
-    process: &Process,
-    proc: &Proc,
-) -> Result<(Forked, CloneFlags)> {
-    let all = namespaces.all_flags();
-    let pid = all & CloneFlags::CLONE_NEWPID;
-    let user = all & CloneFlags::CLONE_NEWUSER;
-    let enter = |flags: CloneFlags| match flags.is_empty() {
-        true => Ok(()),
-        false => setns(target, flags).context("exec: enter the container's PID namespace"),
-    };
-    if !user.is_empty() && !have(caps::Capability::CAP_SYS_ADMIN) {
-        let forked = fork_within(CloneFlags::empty(), namespaces, cgroup, || {
-            set_oom_score(Some(process), "self", proc)?;
-            let _ = sys::process::set_dumpable(false);
-            enter(user | pid)
-        })?;
-        return Ok((forked, all - user - pid));
-    }
-    enter(pid)?;
-    let forked = clone3(CloneFlags::empty(), cgroup.clone_fd()).context("exec: clone3")?;
-    Ok((forked, all - pid))
 }
 
 /// Starts a further process in `container`, up to the point where its program could be executed.
@@ -611,7 +503,7 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
         )?;
     }
     let (channel, theirs) = Channel::pair()?;
-    let (forked, left) = fork_into(&target, &config.namespaces, &cgroup, process, proc)?;
+    let (forked, left) = namespace::fork_into(&target, &config.namespaces, &cgroup, process, proc)?;
     let mut child = match forked {
         Forked::Child => {
             drop(channel);

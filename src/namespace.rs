@@ -2,7 +2,8 @@
 //! entered before it.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,9 +12,10 @@ use oci_spec::runtime::LinuxNamespaceType as Ns;
 
 use crate::procfs::Proc;
 use crate::security::capabilities::have;
-use crate::spec::Namespaces;
 use crate::spec::namespace::{flag, word};
-use crate::sys::clone::CLONE_NEWTIME;
+use crate::spec::{Namespaces, Process};
+use crate::sys::clone::{CLONE_NEWTIME, Forked, clone3, exit_now, pidfd_open, wait_status};
+use crate::{cgroup, process, userns};
 
 /// The kernel's name of a namespace file (namespaces(7)).
 fn file_name(kind: Ns) -> &'static str {
@@ -117,6 +119,109 @@ pub fn enter_for_child(namespaces: &Namespaces, proc: &Proc) -> Result<Return> {
 /// so the child makes that itself once it is in its cgroup; a time namespace is made before.
 pub fn clone_flags(namespaces: &Namespaces) -> CloneFlags {
     namespaces.new_flags() - CloneFlags::CLONE_NEWCGROUP - CLONE_NEWTIME
+}
+
+/// Clones the first process into its namespaces.
+///
+/// # Errors
+/// Names the namespace, or what to do where the kernel refuses new ones.
+pub fn fork(
+    namespaces: &Namespaces,
+    cgroup: &cgroup::Cgroup,
+    program: Option<&Process>,
+    proc: &Proc,
+) -> Result<Forked> {
+    let flags = clone_flags(namespaces);
+    let joined_user = namespaces.joined().find(|(kind, _)| *kind == Ns::User);
+    // Root in a user namespace only could not come back to namespaces of the host.
+    if joined_user.is_none() && !(leaves_any(namespaces) && userns::is_inside()) {
+        let back = enter_for_child(namespaces, proc)?;
+        let forked = clone3(flags, cgroup.clone_fd()).map_err(|errno| {
+            userns::explain_clone(errno, namespaces, cgroup.clone_fd().is_some())
+        })?;
+        if let Forked::Parent { .. } = forked {
+            back.go()?;
+        }
+        return Ok(forked);
+    }
+    fork_within(flags, namespaces, cgroup, || {
+        process::set_oom_score(program, "self", proc)?;
+        if let Some((kind, path)) = joined_user {
+            // The new namespaces are to belong to it.
+            join(kind, path)?;
+        }
+        enter_for_child(namespaces, proc).map(drop)
+    })
+}
+
+/// Clones a process into namespaces that it enters by `enter` and from which nobody comes back, as
+/// a user namespace: a process in between enters them and clones its own sibling.
+fn fork_within(
+    flags: CloneFlags,
+    namespaces: &Namespaces,
+    cgroup: &cgroup::Cgroup,
+    enter: impl FnOnce() -> Result<()>,
+) -> Result<Forked> {
+    let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("pipe2")?;
+    let Forked::Parent { pidfd: between, .. } =
+        clone3(CloneFlags::empty(), None).context("clone3")?
+    else {
+        let outcome = enter().and_then(|()| {
+            clone3(flags | CloneFlags::CLONE_PARENT, cgroup.clone_fd()).map_err(|errno| {
+                userns::explain_clone(errno, namespaces, cgroup.clone_fd().is_some())
+            })
+        });
+        let text = match outcome {
+            Ok(Forked::Child) => return Ok(Forked::Child),
+            Ok(Forked::Parent { pid, .. }) => pid.to_string(),
+            Err(error) => format!("{error:#}"),
+        };
+        let _ = nix::unistd::write(&writer, text.as_bytes());
+        exit_now(0);
+    };
+    drop(writer);
+    let mut text = String::new();
+    let read = std::fs::File::from(reader).read_to_string(&mut text);
+    read.context("hear from the process in the user namespace")?;
+    wait_status(between.as_fd()).context("wait for it")?;
+    ensure!(!text.is_empty(), "clone the container's init: the process in between was killed");
+    let Ok(pid) = text.parse() else { bail!(text) };
+    // It can't be reaped by anybody else meanwhile: it is a child of this process.
+    let pidfd = pidfd_open(pid).context("watch the container's init")?;
+    Ok(Forked::Parent { pid, pidfd })
+}
+
+/// Clones a process into the PID namespace of `target`, and, where only that gives the right to,
+/// into its user namespace; with the flags of those that it is still to enter. A process can't
+/// change its own PID namespace, only its children's.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn fork_into(
+    target: &OwnedFd,
+    namespaces: &Namespaces,
+    cgroup: &cgroup::Cgroup,
+    program: &Process,
+    proc: &Proc,
+) -> Result<(Forked, CloneFlags)> {
+    let all = namespaces.all_flags();
+    let pid = all & CloneFlags::CLONE_NEWPID;
+    let user = all & CloneFlags::CLONE_NEWUSER;
+    let enter = |flags: CloneFlags| match flags.is_empty() {
+        true => Ok(()),
+        false => setns(target, flags).context("exec: enter the container's PID namespace"),
+    };
+    if !user.is_empty() && !have(caps::Capability::CAP_SYS_ADMIN) {
+        let forked = fork_within(CloneFlags::empty(), namespaces, cgroup, || {
+            process::set_oom_score(Some(program), "self", proc)?;
+            let _ = crate::sys::process::set_dumpable(false);
+            enter(user | pid)
+        })?;
+        return Ok((forked, all - user - pid));
+    }
+    enter(pid)?;
+    let forked = clone3(CloneFlags::empty(), cgroup.clone_fd()).context("exec: clone3")?;
+    Ok((forked, all - pid))
 }
 
 /// Refuses namespaces that the kernel lacks, by name, before anything is made; and a container that

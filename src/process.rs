@@ -105,6 +105,22 @@ pub fn apply_labels(process: &Process, proc: &Proc) -> Result<()> {
     Ok(())
 }
 
+/// Sets the OOM killer's score of the process that procfs calls `pid`. Not the process's own
+/// business: in a user namespace it has lost the right to lower it.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn set_oom_score(process: Option<&Process>, pid: &str, proc: &Proc) -> Result<()> {
+    let Some(score) = process.and_then(|process| process.oom_score_adj) else { return Ok(()) };
+    let file = format!("{pid}/oom_score_adj");
+    if proc.read(&file).is_ok_and(|now| now.trim() == score.to_string()) {
+        return Ok(());
+    }
+    proc.write(&file, &score.to_string()).with_context(|| {
+        format!("process.oomScoreAdj: set {score} (going below the caller's value needs CAP_SYS_RESOURCE)")
+    })
+}
+
 /// User, groups and bounding set. The capabilities themselves stay until the last moment: a
 /// seccomp filter without `no_new_privs` needs them.
 ///

@@ -132,7 +132,7 @@ impl Location {
             })?
             .filesystem_type();
         let unified = kind == CGROUP2_SUPER_MAGIC;
-        if unified && unprivileged() && !configured.is_some_and(Path::is_absolute) {
+        if unified && !configured.is_some_and(Path::is_absolute) && unprivileged() {
             let mut base = own_parent()?;
             base.append(&mut path);
             path = base;

@@ -95,7 +95,7 @@ fn zero((): ()) -> i32 {
 fn default_root() -> PathBuf {
     let text = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     let uid = nix::unistd::geteuid();
-    let masked = || ultari::userns::is_inside() && text("USER").is_some_and(|user| user != "root");
+    let masked = || text("USER").is_some_and(|user| user != "root") && ultari::userns::is_inside();
     match text("XDG_RUNTIME_DIR").map(PathBuf::from) {
         Some(personal) if !uid.is_root() || masked() => personal.join("ultari"),
         // Where it is for login sessions; su(1) and cron(8) do not set it.

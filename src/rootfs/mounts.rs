@@ -24,8 +24,8 @@ pub struct Surroundings<'a> {
     pub cgroup: &'a cgroup::Location,
     /// Whether the container has a cgroup namespace, so that it can't see other cgroups.
     pub cgroup_namespace: bool,
-    /// Whether it belongs to a user without privileges on the host, or has a user namespace.
-    pub confined: bool,
+    /// Whether it has a user namespace.
+    pub user_namespace: bool,
     /// The SELinux context of new filesystems.
     pub label: Option<&'a CStr>,
 }
@@ -338,7 +338,7 @@ fn unified_cgroups(mount: &Mount, target: &OwnedFd, around: &Surroundings) -> Re
 /// only the container's own part: the container's root is that user, who may change more of it
 /// (CVE-2023-25809). Where there is no such part, nothing is shown.
 fn bind_cgroups(around: &Surroundings) -> Result<OwnedFd> {
-    let source = match around.confined {
+    let source = match around.user_namespace || cgroup::unprivileged() {
         true => around.cgroup.unified_path(),
         false => cgroup::ROOT.into(),
     };
