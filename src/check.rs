@@ -93,8 +93,8 @@ impl Report {
     }
 }
 
-/// Examines the bundle in the absolute folder `bundle`.
-pub fn check(bundle: &Path) -> Report {
+/// Examines the bundle in the absolute folder `bundle`, with the systemd cgroup driver or without.
+pub fn check(bundle: &Path, systemd_cgroup: bool) -> Report {
     let mut report = Report::default();
     let path = bundle.join("config.json");
     let text = match std::fs::read(&path) {
@@ -106,6 +106,7 @@ pub fn check(bundle: &Path) -> Report {
     };
     if let Some(config) = parse_leniently(&text, bundle, &mut report) {
         check_host(&config, &mut report);
+        check_cgroup(&config, bundle, systemd_cgroup, &mut report);
     }
     if let Ok(value) = serde_json::from_slice(&text) {
         for property in spec::unknown_properties(&value) {
@@ -207,11 +208,19 @@ fn check_host(config: &Config, report: &mut Report) {
         }
         None => {}
     }
-    if let Err(error) = cgroup::Location::locate(config.cgroups_path.as_deref(), "check") {
-        report.refuse(&error);
-    }
     if let Some(resources) = &config.resources {
         check_resources(resources, report);
+    }
+}
+
+fn check_cgroup(config: &Config, bundle: &Path, systemd: bool, report: &mut Report) {
+    let path = config.cgroups_path.as_deref();
+    let located = match systemd {
+        true => cgroup::Location::locate_unit(path, "check", bundle, &config.annotations),
+        false => cgroup::Location::locate(path, "check"),
+    };
+    if let Err(error) = located {
+        report.refuse(&error);
     }
 }
 

@@ -20,7 +20,7 @@ pub struct Cli {
     /// Folder of the containers' records [default: /run/ultari, or $XDG_RUNTIME_DIR/ultari]
     #[arg(long, value_name = "DIR", global = true)]
     pub root: Option<PathBuf>,
-    /// Have systemd make the cgroups (not supported yet)
+    /// Have systemd make the cgroup: linux.cgroupsPath is SLICE:PREFIX:NAME
     #[arg(long, global = true)]
     pub systemd_cgroup: bool,
     /// Accepted for compatibility: true, false or auto

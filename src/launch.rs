@@ -13,6 +13,7 @@ use nix::sys::socket::{
 };
 use oci_spec::runtime::LinuxNamespaceType as Ns;
 
+use crate::cgroup::Location;
 use crate::channel::{Channel, Message};
 use crate::container::{Container, Status, state_json, wait_for_exec};
 use crate::init::{self, Common, Gate, NewContainer};
@@ -49,6 +50,8 @@ pub struct Options {
     pub listen_fds: u32,
     /// The caller goes away before the program ends.
     pub detach: bool,
+    /// Have systemd make the cgroup.
+    pub systemd_cgroup: bool,
 }
 
 /// A process that waits to become its program.
@@ -248,6 +251,7 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
     let resctrl = (config.intel_rdt.as_ref())
         .map(|rdt| Groups::locate(rdt, &options.id, &proc))
         .transpose()?;
+    let path = config.cgroups_path.as_deref();
     let record = Record {
         oci_version: config.oci_version.clone(),
         id: options.id.clone(),
@@ -256,7 +260,10 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
         created: humantime::format_rfc3339_nanos(std::time::SystemTime::now()).to_string(),
         owner: nix::unistd::geteuid().as_raw(),
         annotations: config.annotations.clone(),
-        cgroup: cgroup::Location::locate(config.cgroups_path.as_deref(), &options.id)?,
+        cgroup: match options.systemd_cgroup {
+            true => Location::locate_unit(path, &options.id, bundle, &config.annotations)?,
+            false => Location::locate(path, &options.id)?,
+        },
         resctrl,
     };
     let folder = Folder::create(&options.root, &options.id)?;
@@ -291,7 +298,7 @@ fn make(
     let record = &container.record;
     let config = container.config()?;
     let proc = container.proc();
-    let (cgroup, warnings) = record.cgroup.create(config.resources.as_ref())?;
+    let (mut cgroup, warnings) = record.cgroup.create(config.resources.as_ref())?;
     warnings.iter().for_each(|warning| log::warning(warning));
     if let (Some(groups), Some(rdt)) = (&record.resctrl, &config.intel_rdt) {
         groups.create(rdt)?;
@@ -304,9 +311,6 @@ fn make(
         }
         None => None,
     };
-    if let Some(uid) = cgroup_owner(config, record) {
-        cgroup.delegate(uid)?;
-    }
     let child_gate = match &gate_socket {
         Some(socket) => Gate::Socket(socket.try_clone().context("duplicate the gate's socket")?),
         None => Gate::Channel,
@@ -345,7 +349,7 @@ fn make(
             let (uids, gids) = (&maps.uid_mappings, &maps.gid_mappings);
             userns::write_maps("linux", uids, gids, proc, child.pid)?;
         }
-        place(&child, &cgroup, record, config.process.as_ref(), proc)?;
+        place_first(&child, &mut cgroup, record, config, proc)?;
         if new_user {
             // From now on it may be another user's process, which one without privileges can't place.
             child.channel.send(&Message::Mapped)?;
@@ -410,6 +414,23 @@ fn cgroup_owner(config: &Config, record: &Record) -> Option<u32> {
         && config.mounts.iter().any(writable);
     let uid = config.process.as_ref().map_or(0, |process| process.user.uid);
     config.namespaces.host_uid(uid).filter(|uid| wanted && *uid != 0)
+}
+
+/// As [`place`], for the first process: only around it can systemd make the cgroup.
+fn place_first(
+    child: &Child,
+    cgroup: &mut cgroup::Cgroup,
+    record: &Record,
+    config: &Config,
+    proc: &Proc,
+) -> Result<()> {
+    let resources = config.resources.as_ref();
+    let warnings = cgroup.start_unit(child.pid, resources, &record.annotations)?;
+    warnings.iter().for_each(|warning| log::warning(warning));
+    if let Some(uid) = cgroup_owner(config, record) {
+        cgroup.delegate(uid)?;
+    }
+    place(child, cgroup, record, config.process.as_ref(), proc)
 }
 
 /// What only the parent may do to the child: its cgroups and resctrl groups, its rank for the OOM killer.

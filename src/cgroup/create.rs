@@ -15,9 +15,13 @@ impl Location {
     /// Returns it with warnings on what was left out although it does no harm.
     ///
     /// On failure everything made here is removed again. A cgroup that exists already is taken
-    /// over if it has no processes and is not frozen.
+    /// over if it has no processes and is not frozen. With the systemd driver nothing is done yet:
+    /// see [`Cgroup::start_unit`].
     pub fn create(&self, resources: Option<&LinuxResources>) -> Result<(Cgroup, Vec<String>)> {
         let mut cgroup = Cgroup::handle(self, open_root()?);
+        if self.is_unit() {
+            return Ok((cgroup, Vec::new()));
+        }
         let mut made = Vec::new();
         let result = cgroup.make(resources, &mut made);
         if result.is_err() {
@@ -59,6 +63,15 @@ impl Cgroup {
                 self.check_unused(&self.node(&hierarchy))?;
             }
         }
+        self.set_up(resources, new)
+    }
+
+    /// Applies all limits to the cgroup, which exists by now. `new`: nobody had it before.
+    pub(super) fn set_up(
+        &mut self,
+        resources: Option<&LinuxResources>,
+        new: bool,
+    ) -> Result<Vec<String>> {
         self.open_leaf().with_context(|| format!("cannot open the cgroup {}", self.shown()))?;
         self.check_not_frozen()?;
         let mut available = String::new();
@@ -206,18 +219,24 @@ impl Cgroup {
     ///
     /// On a v2 host these are all that the host offers, as in runc: engines read memory.current,
     /// pids.current and the like of containers without limits. On a hybrid host it is only what
-    /// the limits need, because the numbers are read from v1 there.
+    /// the limits need, because the numbers are read from v1 there; and in systemd's tree, because
+    /// it enables what it knows itself.
     pub(super) fn enable_controllers(
         &mut self,
         hierarchy: &Hierarchy,
         resources: Option<&LinuxResources>,
     ) -> Result<String> {
         let hybrid = self.location.hierarchies.len() > 1;
-        let needed: Vec<&str> = resources::needed_controllers(resources)
+        let sparing = hybrid || self.location.is_unit();
+        let mut needed: Vec<&str> = resources::needed_controllers(resources)
             .into_iter()
             .filter(|(v1, _)| self.v1_node(v1).is_none())
             .map(|(_, v2)| v2)
             .collect();
+        let files = resources.and_then(|resources| resources.unified().as_ref());
+        needed.extend(
+            files.iter().flat_map(|files| files.keys()).filter_map(|file| file.split('.').next()),
+        );
         if hybrid && needed.is_empty() {
             return Ok(String::new());
         }
@@ -225,7 +244,7 @@ impl Cgroup {
         let available = leaf.text("cgroup.controllers")?;
         let offered = self.node_at(hierarchy, 0).text("cgroup.controllers")?;
         let mut wanted: Vec<&str> =
-            offered.split_whitespace().filter(|name| !hybrid || needed.contains(name)).collect();
+            offered.split_whitespace().filter(|name| !sparing || needed.contains(name)).collect();
         // In a tree that was used before nothing is left to do.
         if wanted.iter().all(|name| available.split(' ').any(|have| have == *name)) {
             return Ok(available);

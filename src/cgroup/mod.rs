@@ -16,8 +16,10 @@
 //! from any of them (cpuacct, blkio), systemd's named one keeps it from taking our processes for
 //! its own, and the unified one kills all of a container in one write and says when it is empty.
 //!
-//! This is the cgroupfs driver: it writes to the tree itself.
+//! The cgroupfs driver writes to the tree itself; with the systemd driver ([`systemd`]) the cgroup
+//! is made by systemd, on a v2 host, and the rest is the same.
 
+mod bus;
 mod convert;
 mod create;
 mod devices;
@@ -28,8 +30,10 @@ mod processes;
 mod remove;
 mod resources;
 mod stats;
+mod systemd;
 #[cfg(test)]
 mod tests;
+mod unit_properties;
 mod v1;
 mod v2;
 
@@ -103,6 +107,9 @@ pub struct Location {
     hierarchies: Vec<Hierarchy>,
     /// config.json leaves the place to us: a user without rights to any cgroup may go without.
     optional: bool,
+    /// The unit that makes and keeps the cgroup, with the systemd driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    systemd: Option<systemd::Unit>,
 }
 
 impl Location {
@@ -146,7 +153,7 @@ impl Location {
                 hierarchy.existing = hierarchy.existing.min(foreign);
             }
         }
-        Ok(Self { path, hierarchies, optional: configured.is_none() })
+        Ok(Self { path, hierarchies, optional: configured.is_none(), systemd: None })
     }
 
     /// Whether the host has cgroup v2 alone.
@@ -234,9 +241,11 @@ impl Cgroup {
     }
 
     /// The cgroup's directory for clone3(2) with CLONE_INTO_CGROUP, on a v2 host. The child is
-    /// then in the cgroup from its first instruction and needs no [`Cgroup::add`].
+    /// then in the cgroup from its first instruction and needs no [`Cgroup::add`]. None with a user's
+    /// systemd: only that may move processes out of the caller's session.
     pub fn clone_fd(&self) -> Option<BorrowedFd<'_>> {
         match self.hierarchies() {
+            _ if self.location.systemd.as_ref().is_some_and(systemd::Unit::is_users) => None,
             [Hierarchy { version: Version::V2, .. }] => self.leaf.as_ref().map(AsFd::as_fd),
             _ => None,
         }
@@ -277,20 +286,14 @@ impl Cgroup {
             "cannot move process {pid} into cgroup {}: the cgroup is gone",
             self.shown()
         );
-        let pid = pid.to_string();
         // The unified hierarchy comes first: it kills all that is in it, should we not get on.
         for node in self.unified().into_iter().chain(self.v1_nodes()) {
-            node.write("cgroup.procs", &pid).map_err(|errno| {
-                let hint = match errno {
-                    Errno::ESRCH => ": the process is gone",
-                    Errno::EOPNOTSUPP => ": the cgroup or its parent is a threaded one: choose another linux.cgroupsPath",
-                    Errno::EBUSY => ": controllers are enabled for its sub-cgroups, so it can't hold processes itself: move the process into one of them",
-                    Errno::ENOSPC => ": its cpuset has no CPUs or no memory nodes",
-                    Errno::EACCES | Errno::EPERM => ": moving a process needs the right to write to cgroup.procs of the common parent of its old and new cgroup: start the runtime in a delegated cgroup (systemd-run --user --scope -p Delegate=yes)",
-                    Errno::ENOENT | Errno::ENODEV => ": the cgroup is gone",
-                    _ => "",
-                };
-                anyhow::Error::new(errno).context(format!("cannot move process {pid} into cgroup {}{hint}", node.path()))
+            node.write("cgroup.procs", &pid.to_string()).or_else(|errno| {
+                match &self.location.systemd {
+                    // The way from a session's cgroup leads through one that is not the user's.
+                    Some(unit) if matches!(errno, Errno::EACCES | Errno::EPERM) => unit.attach(pid),
+                    _ => Err(move_error(pid, &node, errno)),
+                }
             })?;
         }
         Ok(())
@@ -344,6 +347,26 @@ impl Cgroup {
     fn shown(&self) -> String {
         format!("/{}", self.location.path.join("/"))
     }
+}
+
+fn move_error(pid: libc::pid_t, node: &Node, errno: Errno) -> anyhow::Error {
+    let hint = match errno {
+        Errno::ESRCH => ": the process is gone",
+        Errno::EOPNOTSUPP => {
+            ": the cgroup or its parent is a threaded one: choose another linux.cgroupsPath"
+        }
+        Errno::EBUSY => {
+            ": controllers are enabled for its sub-cgroups, so it can't hold processes itself: move the process into one of them"
+        }
+        Errno::ENOSPC => ": its cpuset has no CPUs or no memory nodes",
+        Errno::EACCES | Errno::EPERM => {
+            ": moving a process needs the right to write to cgroup.procs of the common parent of its old and new cgroup: start the runtime in a delegated cgroup (systemd-run --user --scope -p Delegate=yes)"
+        }
+        Errno::ENOENT | Errno::ENODEV => ": the cgroup is gone",
+        _ => "",
+    };
+    anyhow::Error::new(errno)
+        .context(format!("cannot move process {pid} into cgroup {}{hint}", node.path()))
 }
 
 /// A normal path's components. `..` is refused: it could lead out of the cgroup that an engine

@@ -78,6 +78,9 @@ impl Cgroup {
     /// SIGKILL to every process, frozen or not. They are gone a moment later ([`Cgroup::remove`]
     /// waits for that). Not an error if there are none.
     pub fn kill(&self) -> Result<()> {
+        if self.location.systemd.as_ref().is_some_and(|unit| unit.is_foreign()) {
+            return Ok(());
+        }
         if let Some(node) = self.unified() {
             match node.write("cgroup.kill", "1") {
                 Ok(()) | Err(Errno::ENOENT | Errno::ENODEV) => {}

@@ -20,6 +20,13 @@ impl Cgroup {
     pub fn remove(&self) -> Result<()> {
         let deadline = Instant::now() + TIMEOUT;
         let mut errors = Vec::new();
+        if let Some(unit) = &self.location.systemd {
+            match unit.stop() {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(error) => errors.push(format!("{error:#}")),
+            }
+        }
         for hierarchy in self.hierarchies() {
             if let Err(error) = self.remove_from(hierarchy, deadline) {
                 errors.push(format!("{error:#}"));

@@ -109,6 +109,8 @@ impl Cgroup {
         self.journal = Some(Journal::default());
         let mut warnings = Vec::new();
         let mut result = self.apply_limits(Some(resources), &available, &mut warnings);
+        // Not before: what systemd has taken is not taken back.
+        result = result.and_then(|()| self.tell_systemd(resources, &available));
         // Last, because on v2 this step takes effect as a whole or not at all.
         if let Some(rules) = resources.devices().as_deref().filter(|rules| !rules.is_empty()) {
             result = result.and_then(|()| self.apply_devices(rules, false));
@@ -118,6 +120,14 @@ impl Cgroup {
             [] => error,
             left => error.context(format!("could not put back {}", left.join(", "))),
         })
+    }
+
+    /// Has systemd keep the limits that the files have, if the cgroup is of its making. It writes
+    /// them, too, a quota rounded to percents, so that they are written once more.
+    fn tell_systemd(&self, resources: &LinuxResources, available: &str) -> Result<()> {
+        let Some(unit) = &self.location.systemd else { return Ok(()) };
+        unit.set_limits(resources, &|file| self.unified()?.read(file).ok())?;
+        self.apply_limits(Some(resources), available, &mut Vec::new())
     }
 
     /// All limits but the device rules. `available` are the controllers of the v2 hierarchy's
@@ -171,8 +181,8 @@ impl Cgroup {
             self.apply_network(network)?;
         }
         if let Some(files) = resources.unified().as_ref().filter(|files| !files.is_empty()) {
-            match (self.clone_fd(), self.unified()) {
-                (Some(_), Some(node)) => v2::unified(&node, files, available)?,
+            match (self.location.is_unified(), self.unified()) {
+                (true, Some(node)) => v2::unified(&node, files, available)?,
                 _ if self.absent.is_some() => {
                     bail!("linux.resources.unified: {}", self.absent.as_deref().unwrap_or_default())
                 }

@@ -35,5 +35,6 @@ mod seccomp_notify;
 mod start_errors;
 mod support;
 mod surroundings;
+mod systemd;
 mod terminal;
 mod update;
