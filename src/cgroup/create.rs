@@ -60,7 +60,7 @@ impl Cgroup {
             }
             if !leaf_made {
                 new = false;
-                self.check_unused(&self.node(&hierarchy))?;
+                check_unused(&self.node(&hierarchy))?;
             }
         }
         self.set_up(resources, new)
@@ -144,17 +144,6 @@ impl Cgroup {
             format!("no cgroup for the container: may not make {} ({errno})", self.shown())
         });
         Ok(warnings)
-    }
-
-    /// A cgroup that was there before must not hold someone else's processes.
-    fn check_unused(&self, node: &Node) -> Result<()> {
-        let count = super::processes::all_below(node)?.len();
-        ensure!(
-            count == 0,
-            "linux.cgroupsPath: container's cgroup is not empty: {count} process(es) found in {}: choose another path, or end them first",
-            node.path()
-        );
-        Ok(())
     }
 
     /// In a frozen cgroup, or in a frozen parent's, the container's first process would never run
@@ -264,6 +253,17 @@ impl Cgroup {
         self.not_enabled = notes;
         Ok(available)
     }
+}
+
+/// A cgroup that was there before must not hold someone else's processes.
+pub(super) fn check_unused(node: &Node) -> Result<()> {
+    let count = super::processes::all_below(node)?.len();
+    ensure!(
+        count == 0,
+        "linux.cgroupsPath: container's cgroup is not empty: {count} process(es) found in {}: choose another path, or end them first",
+        node.path()
+    );
+    Ok(())
 }
 
 /// Enables what is not enabled yet; what can't be is taken off `wanted`, with a note why.

@@ -113,7 +113,8 @@ pub struct Location {
 }
 
 impl Location {
-    /// Decides where the cgroup of container `id` is. Changes nothing.
+    /// Decides where the cgroup of container `id` is. Changes nothing. One that holds processes is
+    /// refused.
     ///
     /// `cgroups_path` is `linux.cgroupsPath`. An absolute path starts at the root of the cgroup
     /// mounts (spec: config-linux.md, "Cgroups Path"). A relative one, whose meaning is left to the
@@ -146,6 +147,11 @@ impl Location {
         } else {
             mounted_hierarchies(root.as_fd(), &path)?
         };
+        for hierarchy in hierarchies.iter().filter(|hierarchy| hierarchy.existing == path.len()) {
+            // What goes on record is ours to kill.
+            let leaf = hierarchy.path(&path, path.len());
+            create::check_unused(&Node::below(root.as_fd(), &leaf))?;
+        }
         if configured.is_none() {
             // These names are ours alone, so whoever finds the parent empty removes it.
             let foreign = path.len() - 2;

@@ -71,10 +71,11 @@ fn a_cgroup_in_use_is_refused_with_the_number_of_its_processes() {
         return;
     }
     let place = Place::new(test);
+    let early = place.locate("c");
     let (cgroup, _) = place.locate("c").create(None).unwrap();
     let mut child = shell(&cgroup, "sleep 1000 & wait");
     eventually("two processes", || cgroup.processes().unwrap().len() == 2);
-    let error = place.locate("c").create(None).err().unwrap();
+    let error = early.create(None).err().unwrap();
     assert!(format!("{error:#}").contains("not empty: 2 process(es)"), "{error:#}");
     assert_eq!(cgroup.processes().unwrap().len(), 2, "the refusal left it alone");
     cgroup.kill().unwrap();
