@@ -36,7 +36,8 @@ pub fn is_v1(controller: &str) -> bool {
     hierarchy(controller).is_some()
 }
 
-fn sleeper(name: &str, resources: Value) -> Sandbox {
+/// A container that sleeps, with these `linux.resources` beside the usual ones.
+pub fn sleeper(name: &str, resources: Value) -> Sandbox {
     let mut sandbox = Sandbox::new(name);
     sandbox.args(&["/bin/sleep", "100"]);
     for (key, value) in resources.as_object().unwrap() {

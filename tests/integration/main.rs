@@ -18,6 +18,7 @@ mod identity;
 mod idmap;
 mod leftovers;
 mod lifecycle;
+mod limits;
 mod mounts;
 mod namespaces;
 mod net_devices;
