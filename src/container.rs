@@ -168,7 +168,8 @@ impl Container {
         let (Some(init), _) = self.folder.init()? else { return Ok(None) };
         let pidfd = match sys::clone::pidfd_open(init.pid) {
             Ok(pidfd) => pidfd,
-            Err(Errno::ESRCH) => return Ok(None),
+            // EINVAL: only processes of its group or session are left, or a thread has its number.
+            Err(Errno::ESRCH | Errno::EINVAL) => return Ok(None),
             Err(errno) => return Err(errno).context("watch the container's process"),
         };
         // Only now is it certain that the descriptor and the record mean one process.

@@ -36,6 +36,7 @@ pub fn is_v1(controller: &str) -> bool {
     hierarchy(controller).is_some()
 }
 
+/// A container that sleeps, with these `linux.resources` beside the usual ones.
 pub fn sleeper(name: &str, resources: Value) -> Sandbox {
     let mut sandbox = Sandbox::new(name);
     sandbox.args(&["/bin/sleep", "100"]);

@@ -22,6 +22,7 @@ mod idmap;
 mod install;
 mod leftovers;
 mod lifecycle;
+mod limits;
 mod mounts;
 mod namespaces;
 mod net_devices;

@@ -48,7 +48,7 @@ impl Terminal {
     pub fn expect(&mut self, text: &str) -> String {
         let start = Instant::now();
         while !self.seen.contains(text) {
-            assert!(start.elapsed() < PATIENCE, "no {text:?} on the terminal: {:?}", self.seen);
+            assert!(start.elapsed() < *PATIENCE, "no {text:?} on the terminal: {:?}", self.seen);
             assert!(self.read_some(), "the terminal closed before {text:?}: {:?}", self.seen);
         }
         self.seen.clone()
@@ -62,7 +62,7 @@ impl Terminal {
     /// Reads until the other side has closed it.
     pub fn read_to_end(&mut self) -> String {
         let start = Instant::now();
-        while start.elapsed() < PATIENCE && self.read_some() {}
+        while start.elapsed() < *PATIENCE && self.read_some() {}
         self.seen.clone()
     }
 
@@ -124,7 +124,7 @@ impl ConsoleSocket {
         self.listener.set_nonblocking(true).unwrap();
         let (connection, _) = self.listener.accept().expect("the runtime connected to the socket");
         connection.set_nonblocking(false).unwrap();
-        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        connection.set_read_timeout(Some(*PATIENCE)).unwrap();
         let mut text = [0; 4096];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);

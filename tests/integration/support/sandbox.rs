@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use super::wait_until;
 use super::{
-    HIERARCHIES, Json, Output, Run, default_config, host, leftovers, marked_processes, program,
+    HIERARCHIES, Json, Output, PATIENCE, Run, default_config, host, leftovers, marked_processes,
+    program,
 };
 
 /// The applets of busybox that the containers' scripts use.
@@ -271,7 +272,7 @@ impl Sandbox {
                 return;
             }
             // An orphan's end and its parent's notice of it need a moment.
-            assert!(start.elapsed() < Duration::from_secs(2), "left behind:\n{}", found.join("\n"));
+            assert!(start.elapsed() < *PATIENCE / 10, "left behind:\n{}", found.join("\n"));
             std::thread::sleep(Duration::from_millis(10));
         }
     }
