@@ -212,7 +212,8 @@ fn check_host(config: &Config, report: &mut Report) {
         }
         None => {}
     }
-    if let Err(error) = cgroup::Location::locate(config.cgroups_path.as_deref(), "check") {
+    let located = cgroup::Location::locate(config.cgroups_path.as_deref(), "check");
+    if let Err(error) = located.and_then(|at| at.check_rights(config.resources.as_ref())) {
         report.refuse(&error);
     }
     if let Some(resources) = &config.resources {

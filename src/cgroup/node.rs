@@ -143,14 +143,17 @@ impl<'a> Node<'a> {
     }
 
     pub(super) fn exists(&self, file: &str) -> bool {
+        self.accessible(file, nix::unistd::AccessFlags::F_OK)
+    }
+
+    /// Whether cgroups may be made in it.
+    pub(super) fn is_writable(&self) -> bool {
+        self.accessible("", nix::unistd::AccessFlags::W_OK)
+    }
+
+    fn accessible(&self, file: &str, how: nix::unistd::AccessFlags) -> bool {
         let path = format!("{}{file}", self.prefix);
-        nix::unistd::faccessat(
-            self.base,
-            path.as_str(),
-            nix::unistd::AccessFlags::F_OK,
-            nix::fcntl::AtFlags::empty(),
-        )
-        .is_ok()
+        nix::unistd::faccessat(self.base, path.as_str(), how, nix::fcntl::AtFlags::empty()).is_ok()
     }
 
     /// Makes the cgroup. One that is to hold those of containers (`parent`) is marked as ours, so
