@@ -219,7 +219,7 @@ fn check_cgroup(config: &Config, bundle: &Path, systemd: bool, report: &mut Repo
         true => cgroup::Location::locate_unit(path, "check", bundle, &config.annotations),
         false => cgroup::Location::locate(path, "check"),
     };
-    if let Err(error) = located {
+    if let Err(error) = located.and_then(|at| at.check_rights(config.resources.as_ref())) {
         report.refuse(&error);
     }
 }

@@ -36,6 +36,43 @@ impl Location {
     }
 }
 
+impl Location {
+    /// Finds out, without making anything, whether a user without privileges may make the cgroup,
+    /// if config.json needs one.
+    pub fn check_rights(&self, resources: Option<&LinuxResources>) -> Result<()> {
+        let needed = resources::needed_controllers(resources);
+        if !unprivileged() || self.is_unit() || self.optional && needed.is_empty() {
+            return Ok(());
+        }
+        let root = open_root()?;
+        for hierarchy in &self.hierarchies {
+            let path = hierarchy.path(&self.path, hierarchy.existing.min(self.path.len() - 1));
+            if Node::below(root.as_fd(), &path).is_writable() {
+                continue;
+            }
+            match self.optional {
+                true => bail!("linux.resources: {}", self.no_rights(Errno::EACCES)),
+                false => return Err(mkdir_error(&path, Errno::EACCES)),
+            }
+        }
+        Ok(())
+    }
+
+    fn no_rights(&self, errno: Errno) -> String {
+        let how = match self.is_unified() {
+            true => {
+                "start the runtime in a delegated cgroup (systemd-run --user --scope -p Delegate=yes)"
+            }
+            false => {
+                "have root make a cgroup of cgroup v1 for this user in each hierarchy (mkdir, chown -R) and name one below it in linux.cgroupsPath"
+            }
+        };
+        format!(
+            "this user may not make cgroups here ({errno}): {how}, or take the limit out of config.json"
+        )
+    }
+}
+
 impl Cgroup {
     /// `made` gets the paths of the directories made, in their order.
     fn make(
@@ -127,17 +164,7 @@ impl Cgroup {
         for path in made.drain(..).rev() {
             let _ = Node::below(self.root.as_fd(), &path).rmdir();
         }
-        let how = match self.location.is_unified() {
-            true => {
-                "start the runtime in a delegated cgroup (systemd-run --user --scope -p Delegate=yes)"
-            }
-            false => {
-                "have root make a cgroup of cgroup v1 for this user in each hierarchy (mkdir, chown -R) and name one below it in linux.cgroupsPath"
-            }
-        };
-        self.absent = Some(format!(
-            "this user may not make cgroups here ({errno}): {how}, or take the limit out of config.json"
-        ));
+        self.absent = Some(self.location.no_rights(errno));
         let mut warnings = Vec::new();
         self.apply_limits(resources, "", &mut warnings)?;
         crate::log::debug(|| {

@@ -164,15 +164,22 @@ impl<'a> Node<'a> {
     }
 
     pub(super) fn exists(&self, file: &str) -> bool {
+        self.accessible(file, nix::unistd::AccessFlags::F_OK)
+    }
+
+    /// Whether cgroups may be made in it.
+    pub(super) fn is_writable(&self) -> bool {
+        self.accessible("", nix::unistd::AccessFlags::W_OK)
+    }
+
+    fn accessible(&self, file: &str, how: nix::unistd::AccessFlags) -> bool {
         let path = format!("{}{file}", self.prefix);
-        let found = nix::unistd::faccessat(
-            self.base,
-            path.as_str(),
-            nix::unistd::AccessFlags::F_OK,
-            nix::fcntl::AtFlags::empty(),
-        );
-        // Whatever else keeps us from looking, it is no reason to leave it lying about.
-        !matches!(found, Err(Errno::ENOENT | Errno::ENOTDIR))
+        let at = nix::fcntl::AtFlags::empty();
+        match nix::unistd::faccessat(self.base, path.as_str(), how, at) {
+            // Whatever else keeps us from looking, it is no reason to leave it lying about.
+            Err(errno) if how.is_empty() => !matches!(errno, Errno::ENOENT | Errno::ENOTDIR),
+            outcome => outcome.is_ok(),
+        }
     }
 
     /// Makes the cgroup. One that is to hold those of containers (`parent`) is marked as ours, so

@@ -44,6 +44,7 @@ fn the_config_of_spec_runs_as_it_is() {
     need_user!();
     let mut sandbox = Sandbox::of_user("spec", "");
     let report = sandbox.probe();
+    sandbox.bare_call().arg("check").arg(sandbox.bundle()).output().ok();
     assert_eq!(report["uid_map"], json!([[0, UID, 1]]));
     assert_eq!(report["gid_map"], json!([[0, UID, 1]]));
     assert_eq!(report["pid"], 1);
@@ -430,6 +431,8 @@ fn without_a_cgroup_only_limits_fail() {
             _ => "linux.cgroupsPath",
         };
         sandbox.run().fails(1, &[property, controller, how]);
+        let checked = sandbox.bare_call().arg("check").arg(sandbox.bundle()).output();
+        assert!(checked.exits_with(1).stdout.contains("may not make cgroups"));
     }
     sandbox.config["linux"].as_object_mut().unwrap().remove("resources");
     sandbox.script("sleep 100").run_detached();
@@ -519,6 +522,8 @@ fn in_a_delegated_cgroup_limits_hold() {
     if HIERARCHIES.len() > 1 {
         sandbox.config["linux"]["cgroupsPath"] = json!(format!("{}/c", delegated.name));
     }
+    sandbox.write_config();
+    sandbox.bare_call().arg("check").arg(sandbox.bundle()).output().ok();
     sandbox.run_detached();
     let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", sandbox.pid())).unwrap();
     assert!(cgroup.contains(&delegated.name), "{cgroup}");

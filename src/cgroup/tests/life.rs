@@ -188,7 +188,8 @@ fn without_the_right_to_a_cgroup_only_a_container_with_limits_fails() {
         assert!(cgroup.freeze().is_err() && !cgroup.frozen().unwrap());
         let error = format!("{:#}", location.create(Some(&limit)).err().unwrap());
         assert!(error.contains("linux.resources.pids.limit needs"), "{error}");
-        assert!(error.contains("Delegate=yes"), "{error}");
+        let how = if location.is_unified() { "Delegate=yes" } else { "chown -R" };
+        assert!(error.contains(how), "{error}");
         let explicit = Location::locate(Some(Path::new("/ultari-unit/c")), &id).unwrap();
         let error = format!("{:#}", explicit.create(None).err().unwrap());
         assert!(error.contains("linux.cgroupsPath: cannot make"), "{error}");
