@@ -8,10 +8,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Result;
-use oci_spec::runtime::{LinuxNamespaceType as Ns, LinuxResources};
+use oci_spec::runtime::LinuxNamespaceType as Ns;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::cgroup::{self, Cgroup};
+use crate::host;
 use crate::process::set_oom_score;
 use crate::procfs::Proc;
 use crate::resctrl::Groups;
@@ -19,7 +21,6 @@ use crate::rootfs::root::Root;
 use crate::security::seccomp;
 use crate::spec::mount::Kind;
 use crate::spec::{self, Config, Process};
-use crate::{cgroup, host};
 
 /// How a property would fare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -69,6 +70,12 @@ impl Report {
 
     fn warn(&mut self, property: impl Into<String>, reason: impl Into<String>) {
         self.add(Verdict::Warning, property, reason);
+    }
+
+    /// Takes a warning whose text starts with the property.
+    fn warn_of(&mut self, text: &str) {
+        let (property, reason) = text.split_once(": ").unwrap_or(("config.json", text));
+        self.warn(property, reason);
     }
 
     /// Takes an error whose text starts with the property, which may have more about it in
@@ -180,10 +187,7 @@ fn pointer(property: &str) -> String {
 }
 
 fn check_host(config: &Config, report: &mut Report) {
-    for warning in &config.warnings {
-        let (property, reason) = warning.split_once(": ").unwrap_or(("config.json", warning));
-        report.warn(property, reason);
-    }
+    config.warnings.iter().for_each(|warning| report.warn_of(warning));
     for error in host::missing(config) {
         report.refuse(&error);
     }
@@ -208,9 +212,6 @@ fn check_host(config: &Config, report: &mut Report) {
         }
         None => {}
     }
-    if let Some(resources) = &config.resources {
-        check_resources(resources, report);
-    }
 }
 
 fn check_cgroup(config: &Config, bundle: &Path, systemd: bool, report: &mut Report) {
@@ -219,8 +220,18 @@ fn check_cgroup(config: &Config, bundle: &Path, systemd: bool, report: &mut Repo
         true => cgroup::Location::locate_unit(path, "check", bundle, &config.annotations),
         false => cgroup::Location::locate(path, "check"),
     };
-    if let Err(error) = located.and_then(|at| at.check_rights(config.resources.as_ref())) {
-        report.refuse(&error);
+    let resources = config.resources.as_ref();
+    let tried = located.and_then(|location| {
+        location.check_rights(resources)?;
+        resources.map(|resources| Cgroup::try_limits(&location, resources)).transpose()
+    });
+    match tried {
+        Err(error) => report.refuse(&error),
+        Ok(tried) => {
+            let (errors, warnings) = tried.unwrap_or_default();
+            errors.iter().for_each(|error| report.refuse(error));
+            warnings.iter().for_each(|warning| report.warn_of(warning));
+        }
     }
 }
 
@@ -288,37 +299,6 @@ fn warn_of_hooks(config: &Config, report: &mut Report) {
                 let property = format!("hooks.{kind}[{index}].path");
                 report.warn(property, format!("{}: {error}", hook.path.display()));
             }
-        }
-    }
-}
-
-fn check_resources(resources: &LinuxResources, report: &mut Report) {
-    let Ok(offered) = cgroup::controllers() else { return };
-    let cpu = resources.cpu().as_ref();
-    let time = cpu.is_some_and(|cpu| {
-        cpu.shares().is_some_and(|n| n > 0) || cpu.quota().is_some_and(|n| n > 0)
-    });
-    let set = cpu.is_some_and(|cpu| cpu.cpus().is_some() || cpu.mems().is_some());
-    let memory = resources.memory().as_ref().is_some_and(|memory| {
-        memory.limit().or(memory.reservation()).or(memory.swap()).is_some_and(|n| n != 0)
-    });
-    let pages = resources.hugepage_limits().as_ref().is_some_and(|limits| !limits.is_empty());
-    let io = resources.block_io().as_ref().is_some_and(|io| io.weight().is_some());
-    let network = resources.network().as_ref().is_some_and(|network| network.class_id().is_some());
-    for (wanted, property, controllers) in [
-        (memory, "memory", &["memory"][..]),
-        (time, "cpu", &["cpu"]),
-        (set, "cpu", &["cpuset"]),
-        (resources.pids().is_some(), "pids", &["pids"]),
-        (io, "blockIO", &["io", "blkio"]),
-        (pages, "hugepageLimits", &["hugetlb"]),
-        (network, "network", &["net_cls"]),
-        (resources.rdma().is_some(), "rdma", &["rdma"]),
-    ] {
-        if wanted && !controllers.iter().any(|name| offered.contains(*name)) {
-            let reason =
-                format!("this host offers no cgroup controller {}", controllers.join(", "));
-            report.no(format!("linux.resources.{property}"), reason);
         }
     }
 }

@@ -49,7 +49,6 @@ pub use oom::OomEvents;
 pub use processes::signal_each;
 use serde::{Deserialize, Serialize};
 pub use stats::Stats;
-use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
@@ -398,29 +397,6 @@ fn components(path: &Path) -> Result<Vec<String>> {
         "linux.cgroupsPath: {path:?} is the root cgroup, which can't be limited: name a cgroup below it, or leave the property out"
     );
     Ok(components)
-}
-
-/// The controllers that this host offers, of either version.
-///
-/// # Errors
-/// When no cgroup file system is mounted.
-pub fn controllers() -> Result<BTreeSet<String>> {
-    let location = Location::locate(None, "none")?;
-    let mut controllers = BTreeSet::new();
-    for hierarchy in &location.hierarchies {
-        match hierarchy.version {
-            Version::V1 => {
-                controllers.extend(hierarchy.directory.split(',').map(str::to_owned));
-            }
-            Version::V2 => {
-                let file = Path::new(ROOT).join(&hierarchy.directory).join("cgroup.controllers");
-                let text = std::fs::read_to_string(&file)
-                    .with_context(|| format!("read {}", file.display()))?;
-                controllers.extend(text.split_ascii_whitespace().map(str::to_owned));
-            }
-        }
-    }
-    Ok(controllers)
 }
 
 fn open_root() -> Result<OwnedFd> {

@@ -4,7 +4,7 @@ use super::convert::set;
 use super::devices::Policy;
 use super::journal::Journal;
 use super::node::Node;
-use super::{Cgroup, Version, unprivileged, v1, v2};
+use super::{Cgroup, Location, Version, open_root, unprivileged, v1, v2};
 use crate::sys::bpf;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -120,6 +120,37 @@ impl Cgroup {
             [] => error,
             left => error.context(format!("could not put back {}", left.join(", "))),
         })
+    }
+
+    /// What of `resources` would be refused in a cgroup at `location`, as far as can be told without
+    /// making one; and warnings.
+    ///
+    /// # Errors
+    /// When the host's cgroups can't be looked at.
+    pub fn try_limits(
+        location: &Location,
+        resources: &LinuxResources,
+    ) -> Result<(Vec<anyhow::Error>, Vec<String>)> {
+        let mut cgroup = Self::handle(location, open_root()?);
+        cgroup.journal = Some(Journal::Trial);
+        let mut available = String::new();
+        if let Some(hierarchy) = cgroup.unified_hierarchy().cloned() {
+            // What the root offers can be enabled all the way down, mostly.
+            let top = cgroup.node_at(&hierarchy, 0);
+            available = top.text("cgroup.controllers")?;
+            let directory = top.open_directory().with_context(|| format!("open {}", top.path()))?;
+            cgroup.leaf = Some(directory);
+        }
+        let (mut errors, mut warnings) = (Vec::new(), Vec::new());
+        // One part at a time, for the first error ends it.
+        let parts = serde_json::to_value(resources)?;
+        for (name, part) in parts.as_object().into_iter().flatten() {
+            let part = serde_json::from_value(serde_json::json!({ name: part }))?;
+            errors.extend(cgroup.apply_limits(Some(&part), &available, &mut warnings).err());
+        }
+        let rules = resources.devices().as_deref().unwrap_or_default();
+        errors.extend(Policy::new(rules).err());
+        Ok((errors, warnings))
     }
 
     /// Has systemd keep the limits that the files have, if the cgroup is of its making. It writes
