@@ -321,6 +321,9 @@ pub struct Exec {
     /// Socket that takes the master side of its terminal
     #[arg(long, value_name = "SOCKET")]
     pub console_socket: Option<PathBuf>,
+    /// Cgroup below the container's to run it in, of these controllers on cgroup v1
+    #[arg(long, value_name = "[CONTROLLER,...:]PATH")]
+    pub cgroup: Vec<String>,
     /// Socket that takes a pidfd of it
     #[arg(long, value_name = "SOCKET")]
     pub pidfd_socket: Option<PathBuf>,

@@ -46,6 +46,8 @@ pub struct Options {
     pub preserve_fds: u32,
     /// A socket that takes a pidfd of the first process.
     pub pidfd_socket: Option<PathBuf>,
+    /// Cgroups below the container's for a process of `exec`, as [`cgroup::Cgroup::enter`] has them.
+    pub cgroups: Vec<String>,
     /// How many of them are sockets that systemd opened for the program (sd_listen_fds(3)).
     pub listen_fds: u32,
     /// The caller goes away before the program ends.
@@ -494,7 +496,10 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
     if let Some(error) = host::missing_for(process).into_iter().next() {
         return Err(error);
     }
-    let cgroup = container.record.cgroup.open()?.or_without();
+    let mut cgroup = container.record.cgroup.open()?.or_without();
+    if !options.cgroups.is_empty() {
+        cgroup.enter(&options.cgroups)?;
+    }
     let (target, init_pid) = container
         .init_pidfd()?
         .with_context(|| format!("cannot exec in container {id}: it is stopped"))?;
@@ -518,7 +523,16 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
         )?;
     }
     let (channel, theirs) = Channel::pair()?;
-    let (forked, left) = namespace::fork_into(&target, &config.namespaces, &cgroup, process, proc)?;
+    let fork = |cgroup: &cgroup::Cgroup| {
+        namespace::fork_into(&target, &config.namespaces, cgroup, process, proc)
+    };
+    let (forked, left) = match fork(&cgroup) {
+        Err(error) if error.downcast_ref() == Some(&Errno::EBUSY) && options.cgroups.is_empty() => {
+            cgroup.follow(init_pid, proc)?;
+            fork(&cgroup)?
+        }
+        forked => forked?,
+    };
     let mut child = match forked {
         Forked::Child => {
             drop(channel);

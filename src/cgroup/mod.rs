@@ -23,6 +23,7 @@ mod bus;
 mod convert;
 mod create;
 mod devices;
+mod inside;
 mod journal;
 mod node;
 mod oom;
@@ -49,6 +50,7 @@ pub use oom::OomEvents;
 pub use processes::signal_each;
 use serde::{Deserialize, Serialize};
 pub use stats::Stats;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
@@ -209,6 +211,8 @@ pub struct Cgroup {
     not_enabled: Vec<String>,
     /// While limits are changed: what they were.
     journal: Option<Journal>,
+    /// Where a cgroup below it is meant: its path from here, by the hierarchy's directory.
+    inside: BTreeMap<String, String>,
 }
 
 impl Cgroup {
@@ -220,6 +224,7 @@ impl Cgroup {
             absent: None,
             not_enabled: Vec::new(),
             journal: None,
+            inside: BTreeMap::new(),
         }
     }
 
@@ -315,7 +320,11 @@ impl Cgroup {
 
     /// The cgroup in this hierarchy, by its path.
     fn node(&self, hierarchy: &Hierarchy) -> Node<'_> {
-        self.node_at(hierarchy, self.location.path.len())
+        let node = self.node_at(hierarchy, self.location.path.len());
+        match self.inside.get(&hierarchy.directory) {
+            Some(below) if !below.is_empty() => node.child(below),
+            _ => node,
+        }
     }
 
     fn unified_hierarchy(&self) -> Option<&Hierarchy> {

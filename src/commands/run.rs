@@ -31,6 +31,7 @@ fn options(
         preserve_fds: args.preserve_fds.saturating_add(super::listen_fds()),
         listen_fds: super::listen_fds(),
         detach,
+        cgroups: Vec::new(),
         systemd_cgroup,
     };
     Ok((bundle, options))

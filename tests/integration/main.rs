@@ -13,6 +13,7 @@ mod crash_matrix;
 mod escapes;
 mod events;
 mod exec;
+mod exec_cgroup;
 mod features;
 mod filesystem;
 mod hooks;
