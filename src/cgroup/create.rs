@@ -116,11 +116,29 @@ impl Cgroup {
             available = self.enable_controllers(&hierarchy, resources)?;
         }
         let mut warnings = Vec::new();
-        self.apply_limits(resources, &available, &mut warnings)?;
+        let mut applied = self.apply_limits(resources, &available, &mut warnings);
+        if matches!(&applied, Err(error) if error.downcast_ref() == Some(&Errno::ENOENT)) {
+            self.await_files(&available);
+            warnings.clear();
+            applied = self.apply_limits(resources, &available, &mut warnings);
+        }
+        applied?;
         let rules =
             resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
         self.apply_devices(rules, new)?;
         Ok(warnings)
+    }
+
+    /// Waits for the files of the controllers in `available`. While another runtime enables one in a
+    /// parent that is new, the kernel names it before its files are there; a write that changes
+    /// nothing has to wait for the end of that.
+    fn await_files(&self, available: &str) {
+        let controller = available.split(' ').next().filter(|name| !name.is_empty());
+        if let (Some(hierarchy), Some(controller)) = (self.unified_hierarchy(), controller) {
+            let parent = self.node_at(hierarchy, self.location.path.len() - 1);
+            // Who may not write there gets the error of the missing file again.
+            let _ = parent.write("cgroup.subtree_control", &format!("+{controller}"));
+        }
     }
 
     /// Makes the directories that are missing; tells whether the last one was, or where it failed.
