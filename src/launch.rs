@@ -250,32 +250,7 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
     config.warnings.iter().for_each(|warning| log::warning(warning));
     let filter = compile(&config)?;
     let proc = Proc::open()?;
-    let resctrl = (config.intel_rdt.as_ref())
-        .map(|rdt| Groups::locate(rdt, &options.id, &proc))
-        .transpose()?;
-    let path = config.cgroups_path.as_deref();
-    let record = Record {
-        oci_version: config.oci_version.clone(),
-        id: options.id.clone(),
-        bundle: bundle.to_owned(),
-        rootfs: config.rootfs.clone(),
-        created: humantime::format_rfc3339_nanos(std::time::SystemTime::now()).to_string(),
-        owner: nix::unistd::geteuid().as_raw(),
-        annotations: config.annotations.clone(),
-        cgroup: match options.systemd_cgroup {
-            true => Location::locate_unit(path, &options.id, bundle, &config.annotations)?,
-            false => Location::locate(path, &options.id)?,
-        },
-        resctrl,
-    };
-    let folder = Folder::create(&options.root, &options.id)?;
-    let init_file = (|| {
-        let init_file = folder.create_init()?;
-        folder.write(&record, &text)?;
-        notify::add_to(&mut config, &folder)?;
-        Ok(init_file)
-    })();
-    let init_file = init_file.inspect_err(|_: &anyhow::Error| drop(folder.remove()))?;
+    let (folder, record, init_file) = put_on_record(bundle, &mut config, &text, options, &proc)?;
     let gate = folder.gate_path();
     let container = Container::from_parts(folder, record, proc, config);
     let made = make(&container, filter, init_file, options, wait_at_gate.then_some(&gate));
@@ -286,6 +261,49 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
                 log::warning(&format!("{leftover:#}"));
             }
             Err(userns::explain_failure(error, &container.config()?.namespaces))
+        }
+    }
+}
+
+/// Reserves the id, and writes down what is about to be made and where.
+fn put_on_record(
+    bundle: &Path,
+    config: &mut Config,
+    text: &[u8],
+    options: &Options,
+    proc: &Proc,
+) -> Result<(Folder, Record, InitFile)> {
+    let id = &options.id;
+    let folder = Folder::create(&options.root, id)?;
+    let recorded = (|| {
+        let init_file = folder.create_init()?;
+        let path = config.cgroups_path.as_deref();
+        let record = Record {
+            oci_version: config.oci_version.clone(),
+            id: id.clone(),
+            bundle: bundle.to_owned(),
+            rootfs: config.rootfs.clone(),
+            created: humantime::format_rfc3339_nanos(std::time::SystemTime::now()).to_string(),
+            owner: nix::unistd::geteuid().as_raw(),
+            annotations: config.annotations.clone(),
+            cgroup: match options.systemd_cgroup {
+                true => Location::locate_unit(path, id, bundle, &config.annotations)?,
+                false => Location::locate(path, id)?,
+            },
+            resctrl: match &config.intel_rdt {
+                Some(rdt) => Some(Groups::locate(rdt, id, proc)?),
+                None => None,
+            },
+        };
+        folder.write(&record, text)?;
+        notify::add_to(config, &folder)?;
+        Ok((record, init_file))
+    })();
+    match recorded {
+        Ok((record, init_file)) => Ok((folder, record, init_file)),
+        Err(error) => {
+            let _ = folder.remove();
+            Err(error)
         }
     }
 }
