@@ -222,6 +222,8 @@ fn start_cleaner(name: &str, base: &Path) -> Child {
             for pid in $(cat "$cgroup/cgroup.procs" 2>/dev/null); do kill -9 "$pid"; done
             rmdir "$cgroup" 2>/dev/null || { sleep 0.2; rmdir "$cgroup"; }
         done
+        slice=ultaritest${1##*-}.slice
+        [ ! -d "/sys/fs/cgroup/$slice" ] || systemctl stop "$slice"
         if grep -q " $2/" /proc/self/mountinfo; then
             echo "something is still mounted in $2: not removed" >&2
         else
