@@ -82,7 +82,8 @@ impl Child {
         };
         let agent = container.connect_agent(status, init, self.pid)?;
         self.channel.send(&Message::Start)?;
-        wait_for_exec(&self.channel, agent)
+        wait_for_exec(&self.channel, agent)?;
+        if self.first { container.wait_for_unlock() } else { Ok(()) }
     }
 
     /// Ends and reaps it after `error`. If it had failed first, its own words say more than what

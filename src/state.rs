@@ -244,6 +244,18 @@ impl Folder {
         Ok(InitFile(file))
     }
 
+    /// Waits for the first process to give its lock up, which it does at once: of the descriptors
+    /// that an exec closes the gate's may be the first, and this one's the last.
+    ///
+    /// # Errors
+    /// When the file can't be locked. A record that is gone is none.
+    pub fn wait_for_unlock(&self) -> Result<()> {
+        match self.file(INIT, OFlag::O_RDONLY) {
+            Err(Errno::ENOENT) => Ok(()),
+            file => Ok(file?.lock_shared()?),
+        }
+    }
+
     /// The first process, if on record, and whether it (or who makes it) still holds the lock.
     ///
     /// # Errors

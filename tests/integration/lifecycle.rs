@@ -440,6 +440,21 @@ fn logs_go_where_they_are_told_to() {
     assert!(text.contains("does not exist") && !text.starts_with('{'), "{text}");
 }
 
+/// The exec closes the gate and gives up the lock, one shortly after the other.
+#[test]
+fn what_has_started_is_never_called_created_again() {
+    let sandbox = Sandbox::with_script("started", "exec sleep 100");
+    for _ in 0..20 {
+        sandbox.create().ok();
+        sandbox.start().ok();
+        assert_eq!(sandbox.status(), "running");
+        sandbox.delete_forced().ok();
+        sandbox.run_detached().ok();
+        assert_eq!(sandbox.status(), "running");
+        sandbox.delete_forced().ok();
+    }
+}
+
 #[test]
 fn debug_logs_more() {
     let sandbox = Sandbox::with_script("debug", "exit 0");
