@@ -242,7 +242,9 @@ impl Container {
             .context("connect to the container's init (another start may have been first)")?;
         let channel = Channel::over(socket);
         channel.send(&Message::Start)?;
-        wait_for_exec(&channel, agent)
+        wait_for_exec(&channel, agent)?;
+        self.folder.wait_for_exec();
+        Ok(())
     }
 
     /// Runs the poststart hooks of a program just executed as process `pid`.

@@ -82,7 +82,11 @@ impl Child {
         };
         let agent = container.connect_agent(status, init, self.pid)?;
         self.channel.send(&Message::Start)?;
-        wait_for_exec(&self.channel, agent)
+        wait_for_exec(&self.channel, agent)?;
+        if self.first {
+            container.folder().wait_for_exec();
+        }
+        Ok(())
     }
 
     /// Ends and reaps it after `error`. If it had failed first, its own words say more than what

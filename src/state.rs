@@ -263,6 +263,14 @@ impl Folder {
         Ok((init, locked))
     }
 
+    /// Waits until the first process has closed the file by its exec. That comes a moment before or
+    /// after the end of its channel, so that only together they tell that all others see it run.
+    pub fn wait_for_exec(&self) {
+        // It runs by now; that we can't wait for others to know is no failure.
+        let Ok(file) = self.file(INIT, OFlag::O_RDONLY) else { return };
+        while file.lock_shared().is_err_and(|e| e.kind() == std::io::ErrorKind::Interrupted) {}
+    }
+
     /// Whether the gate is there.
     ///
     /// # Errors
