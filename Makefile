@@ -93,8 +93,8 @@ test: root deps-test toolchain ## Check format and lints, run the unit and integ
 	cargo test $(CARGO_ARGS) --workspace
 
 # Debian's kernel 6.12 on an emulated processor, this root filesystem under a throw-away layer.
-test-vm: root deps-vm $(if $(filter bin/ultari,$(ULTARI)),build) ## Run the tests in a VM with cgroup v2: all, or TESTS=part of a name
-	@CARGO_ARGS="$(CARGO_ARGS)" ULTARI_BIN="$(abspath $(ULTARI))" tests/vm/tests "$(TESTS)"
+test-vm: root deps-vm $(if $(filter bin/ultari,$(ULTARI)),build) ## Run the tests in a VM with cgroup v2: all, or TESTS="parts of names"
+	@CARGO_ARGS="$(CARGO_ARGS)" ULTARI_BIN="$(abspath $(ULTARI))" tests/vm/tests $(TESTS)
 
 bench: root deps-bench build ## Compare with crun, runc and the kernel's own floor
 	cargo build $(CARGO_ARGS) --release --example floor
