@@ -179,12 +179,14 @@ fn check_terminal(process: Option<&Process>, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Compiles the filter early, so that its errors come before anything is made.
+/// Compiles the filter early, so that its errors come before anything is made. Engines' profiles
+/// name calls of every architecture and of newer kernels; under Podman a warning of that would be
+/// in each container's log, since its standard error is ours.
 fn compile(config: &Config) -> Result<Option<seccomp::Filter>> {
     let Some(seccomp) = &config.seccomp else { return Ok(None) };
     let filter = seccomp::compile(seccomp)?;
     for warning in &filter.warnings {
-        log::warning(warning);
+        log::debug(|| warning.clone());
     }
     Ok(Some(filter))
 }
