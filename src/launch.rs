@@ -144,7 +144,7 @@ impl Child {
 }
 
 /// Engines wait for the file and read it at once, so it must appear whole.
-fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+pub(crate) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     let context = || format!("--pid-file {}", path.display());
     let name = path.file_name().with_context(context)?.to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
@@ -153,7 +153,7 @@ fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
 }
 
 /// Checks that a terminal has somebody to hold its other side.
-fn check_terminal(process: Option<&Process>, options: &Options) -> Result<()> {
+pub(crate) fn check_terminal(process: Option<&Process>, options: &Options) -> Result<()> {
     let terminal = process.is_some_and(|process| process.terminal);
     let socket = options.console_socket.is_some();
     ensure!(
@@ -214,11 +214,37 @@ fn limit_capabilities(process: &mut Process, namespaces: &Namespaces) -> Result<
     Ok(())
 }
 
-fn keyring(options: &Options, id: &str) -> Result<Option<CString>> {
+pub(crate) fn keyring(options: &Options, id: &str) -> Result<Option<CString>> {
     match options.no_new_keyring {
         true => Ok(None),
         false => Ok(Some(CString::new(format!("_ses.{id}"))?)),
     }
+}
+
+/// What is to be known of a container before anything of it is made.
+///
+/// # Errors
+/// When the places of its cgroup and resctrl groups can't be told.
+pub(crate) fn new_record(
+    config: &Config,
+    options: &Options,
+    bundle: &Path,
+    proc: &Proc,
+) -> Result<Record> {
+    let resctrl = (config.intel_rdt.as_ref())
+        .map(|rdt| Groups::locate(rdt, &options.id, proc))
+        .transpose()?;
+    Ok(Record {
+        oci_version: config.oci_version.clone(),
+        id: options.id.clone(),
+        bundle: bundle.to_owned(),
+        rootfs: config.rootfs.clone(),
+        created: humantime::format_rfc3339_nanos(std::time::SystemTime::now()).to_string(),
+        owner: nix::unistd::geteuid().as_raw(),
+        annotations: config.annotations.clone(),
+        cgroup: cgroup::Location::locate(config.cgroups_path.as_deref(), &options.id)?,
+        resctrl,
+    })
 }
 
 /// Makes the container of the bundle in the absolute folder `bundle`, up to the point where its
@@ -243,20 +269,7 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
     config.warnings.iter().for_each(|warning| log::warning(warning));
     let filter = compile(&config)?;
     let proc = Proc::open()?;
-    let resctrl = (config.intel_rdt.as_ref())
-        .map(|rdt| Groups::locate(rdt, &options.id, &proc))
-        .transpose()?;
-    let record = Record {
-        oci_version: config.oci_version.clone(),
-        id: options.id.clone(),
-        bundle: bundle.to_owned(),
-        rootfs: config.rootfs.clone(),
-        created: humantime::format_rfc3339_nanos(std::time::SystemTime::now()).to_string(),
-        owner: nix::unistd::geteuid().as_raw(),
-        annotations: config.annotations.clone(),
-        cgroup: cgroup::Location::locate(config.cgroups_path.as_deref(), &options.id)?,
-        resctrl,
-    };
+    let record = new_record(&config, options, bundle, &proc)?;
     let folder = Folder::create(&options.root, &options.id)?;
     let init_file = (|| {
         let init_file = folder.create_init()?;
@@ -436,7 +449,7 @@ fn fork(namespaces: &Namespaces, cgroup: &cgroup::Cgroup, proc: &Proc) -> Result
 /// Who is to own the container's cgroup instead of the caller: the container's user, where it gets
 /// a cgroup namespace and a writable view of cgroup v2 (config-linux.md, "Cgroup ownership"). On v1
 /// that would not be safe.
-fn cgroup_owner(config: &Config, record: &Record) -> Option<u32> {
+pub(crate) fn cgroup_owner(config: &Config, record: &Record) -> Option<u32> {
     let writable = |mount: &spec::Mount| {
         let attributes = mount.attr.set | mount.recursive_attr.set;
         matches!(mount.kind, Kind::Cgroup) && attributes & ATTR_RDONLY == 0
@@ -468,7 +481,7 @@ fn place(
     }
 }
 
-fn runtime_hooks(record: &Record, config: &Config, pid: i32) -> Result<()> {
+pub(crate) fn runtime_hooks(record: &Record, config: &Config, pid: i32) -> Result<()> {
     // These were part of `start` once, and are still told so (runtime.md, "Lifecycle": their step
     // is after the one that is called creating).
     let state = state_json(record, Status::Created, pid).to_string();

@@ -162,6 +162,20 @@ impl Location {
         self.paths().filter(|(name, _)| !name.is_empty() && *name != UNIFIED)
     }
 
+    /// Its path within each hierarchy, from the root of that.
+    pub fn path(&self) -> String {
+        format!("/{}", self.path.join("/"))
+    }
+
+    /// The folder of the cgroup that freezes its processes.
+    pub fn freezer(&self) -> Option<PathBuf> {
+        let freezer = |h: &&Hierarchy| h.version == Version::V2 || h.has_v1_controller("freezer");
+        // v1's, where there is one, and not v2's beside it.
+        let found =
+            self.hierarchies.iter().filter(freezer).min_by_key(|h| h.version == Version::V2);
+        found.map(|h| Path::new(ROOT).join(h.path(&self.path, self.path.len())))
+    }
+
     /// The same for every hierarchy; on a v2 host the one has no name.
     fn paths(&self) -> impl Iterator<Item = (&str, PathBuf)> {
         self.hierarchies.iter().map(|hierarchy| {
@@ -328,7 +342,7 @@ impl Cgroup {
 
     /// Its path within the hierarchies, for messages.
     fn shown(&self) -> String {
-        format!("/{}", self.location.path.join("/"))
+        self.location.path()
     }
 }
 
