@@ -8,7 +8,7 @@
 use std::io::{IoSliceMut, Read, Seek};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
@@ -168,8 +168,6 @@ struct Response {
     notify: Option<Notice>,
     #[prost(message, optional, tag = "8")]
     features: Option<Features>,
-    #[prost(string, tag = "9")]
-    errmsg: String,
 }
 
 /// `criu_notify`: what criu has come to.
@@ -203,11 +201,12 @@ pub(crate) struct Criu {
 }
 
 impl Criu {
-    /// Starts the program `path`. It inherits what [`for_criu`] made.
+    /// Starts the program `path`. It inherits what [`for_criu`] made. `confined`: what it makes can
+    /// gain no privileges.
     ///
     /// # Errors
     /// When there is no criu.
-    pub fn start(path: &Path) -> Result<Self> {
+    pub fn start(path: &Path, confined: bool) -> Result<Self> {
         let (socket, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .context("make a socket for criu")?;
@@ -215,20 +214,19 @@ impl Criu {
         let output = memfd_create(c"criu", MFdFlags::MFD_CLOEXEC).context("memory for output")?;
         let output = std::fs::File::from(output);
         let copy = || output.try_clone().context("duplicate a descriptor");
-        let child = Command::new(path)
-            .arg("swrk")
-            .arg(theirs.as_raw_fd().to_string())
-            .stdin(Stdio::null())
-            .stdout(copy()?)
-            .stderr(copy()?)
-            .spawn()
-            .with_context(|| {
-                format!(
-                    "start {} (checkpoints are made with it: apt-get install criu, or say where \
-                     it is by --criu)",
-                    path.display()
-                )
-            })?;
+        let mut command = Command::new(path);
+        command.arg("swrk").arg(theirs.as_raw_fd().to_string());
+        command.stdin(Stdio::null()).stdout(copy()?).stderr(copy()?);
+        if confined {
+            sys::process::spawn_without_new_privileges(&mut command);
+        }
+        let child = command.spawn().with_context(|| {
+            format!(
+                "start {} (checkpoints are made with it: apt-get install criu, or say where it is \
+                 by --criu)",
+                path.display()
+            )
+        })?;
         Ok(Self { child, socket, output })
     }
 
@@ -241,17 +239,14 @@ impl Criu {
     ///
     /// # Errors
     /// With the lines in which criu says why, or what the listener said.
-    pub fn ask(mut self, kind: Kind, options: Options, log: &Log, listen: Listener) -> Result<()> {
+    pub fn ask(self, kind: Kind, options: Options, log: &Log, listen: Listener) -> Result<()> {
         let request = Request { kind: kind as i32, options: Some(options), ..Request::default() };
         let outcome = self.converse(&request, listen);
-        // It ends by itself when it has answered.
-        let ended = self.child.wait().context("wait for criu")?;
+        let (ended, said) = self.end()?;
         match outcome {
             Ok(Some(response)) if response.success => Ok(()),
-            Ok(response) => {
-                let said = response.map(|response| response.errmsg).unwrap_or_default();
-                let why = [said, log.causes(), self.said()];
-                let why = why.into_iter().find(|text| !text.is_empty());
+            Ok(_) => {
+                let why = [log.causes(), causes(&said)].into_iter().find(|text| !text.is_empty());
                 let why = why.unwrap_or_else(|| format!("it ended with {ended}"));
                 match log.path.exists() {
                     true => bail!("{why} (all of it: {})", log.path.display()),
@@ -266,14 +261,14 @@ impl Criu {
     ///
     /// # Errors
     /// When criu does not work at all.
-    pub fn features(mut self) -> Result<Features> {
+    pub fn features(self) -> Result<Features> {
         let features = Some(Features { mem_track: true, lazy_pages: true });
         let request = Request { kind: Kind::FeatureCheck as i32, features, ..Request::default() };
         let response = self.converse(&request, &mut |_, _| Ok(()))?;
-        drop(self.child.wait());
+        let (ended, said) = self.end()?;
         match response.and_then(|response| response.features) {
             Some(features) => Ok(features),
-            None => bail!("criu does not work here: {}", self.said()),
+            None => bail!("criu does not work here ({ended}): {}", causes(&said)),
         }
     }
 
@@ -346,10 +341,14 @@ impl Criu {
         }
     }
 
-    fn said(&mut self) -> String {
+    /// How it has ended, and what it has said.
+    fn end(mut self) -> Result<(ExitStatus, String)> {
+        // It may wait for more.
+        drop(self.socket);
+        let ended = self.child.wait().context("wait for criu")?;
         let mut text = String::new();
         let _ = self.output.rewind().and_then(|()| self.output.read_to_string(&mut text));
-        causes(&text)
+        Ok((ended, text))
     }
 }
 
@@ -376,7 +375,9 @@ fn causes(log: &str) -> String {
     const SHOWN: usize = 4;
     let texts = log.lines().filter_map(|line| {
         let (_, text) = line.split_once("Error (")?.1.split_once("): ")?;
-        (!text.ends_with(" FAILED.")).then(|| text.trim())
+        // More open files for itself are criu's wish, not its need.
+        let idle = text.ends_with(" FAILED.") || text.contains("RLIMIT_NOFILE for self");
+        (!idle).then(|| text.trim())
     });
     texts.take(SHOWN).collect::<Vec<_>>().join("; ")
 }
@@ -387,7 +388,9 @@ mod tests {
 
     #[test]
     fn the_first_errors_of_a_log_are_the_causes() {
-        let log = "(00.1) cpu: x\n(00.2) Error (criu/a.c:1): Can't lookup mount=7 for fd=0\n\
+        let log = "(00.1) cpu: x\n\
+                   (00.1) Error (criu/util.c:3): rlimit: Can't setup RLIMIT_NOFILE for self: x\n\
+                   (00.2) Error (criu/a.c:1): Can't lookup mount=7 for fd=0\n\
                    (00.3) Error (criu/b.c:2): Dump files failed with -1\n\
                    (00.4) Error (criu/cr-dump.c:9): Dumping FAILED.\n";
         assert_eq!(causes(log), "Can't lookup mount=7 for fd=0; Dump files failed with -1");
@@ -396,13 +399,13 @@ mod tests {
 
     #[test]
     fn a_missing_criu_is_named() {
-        let error = Criu::start(Path::new("/nonexistent/criu")).err().unwrap();
+        let error = Criu::start(Path::new("/nonexistent/criu"), false).err().unwrap();
         assert!(format!("{error:#}").contains("/nonexistent/criu"), "{error:#}");
     }
 
     #[test]
     fn a_criu_that_only_ends_is_no_success() {
-        let features = Criu::start(Path::new("/bin/true")).unwrap().features();
+        let features = Criu::start(Path::new("/bin/true"), false).unwrap().features();
         assert!(features.unwrap_err().to_string().contains("does not work"));
     }
 }

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
+use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
+use nix::unistd::{Gid, fchown};
 
 use crate::checkpoint::{self, Common, EXTERNAL_NAMESPACES, Place, STREAMS, join};
 use crate::container::Container;
@@ -115,6 +117,12 @@ fn make(
     let mounted = checkpoint::mount_points(proc, "self")?;
     request.external = sources(config, &places, mounted.iter().map(|(_, path)| path.as_path()));
     let inherited = inherit(config, folders, &mut request)?;
+    let _lent = config
+        .namespaces
+        .host_uid(0)
+        .filter(|uid| *uid != 0)
+        .map(|uid| Lent::to(uid, folders))
+        .transpose()?;
     // The saved processes had a session keyring of their own; these have that of criu.
     if let Some(name) = launch::keyring(&options.launch, &record.id)? {
         match sys::process::join_session_keyring(&name) {
@@ -122,17 +130,21 @@ fn make(
             Err(errno) => return Err(errno).context("make a session keyring"),
         }
     }
-    let criu = Criu::start(&options.common.criu)?;
+    // criu restores that itself since version 4 only.
+    let confined = config.process.as_ref().is_some_and(|process| process.no_new_privileges);
+    let criu = Criu::start(&options.common.criu, confined)?;
     drop(inherited);
-    cgroup.add(criu.pid())?;
-    if let Some(groups) = &record.resctrl {
-        groups.add(criu.pid())?;
-    }
+    let maker = criu.pid();
     let mut restored = None;
     let mut terminal = None;
     let outcome = criu.ask(Kind::Restore, request, &folders.log(), &mut |notice, fd| {
         let Notice { script, pid } = notice;
         match script.as_str() {
+            // Not earlier: it asks the kernel for things that the container may not have.
+            "pre-restore" => {
+                cgroup.add(maker)?;
+                record.resctrl.as_ref().map_or(Ok(()), |groups| groups.add(maker))
+            }
             "setup-namespaces" => launch::runtime_hooks(record, config, *pid),
             "orphan-pts-master" => take_terminal(fd, options, &mut terminal),
             // All is there, and waits for this answer.
@@ -156,6 +168,32 @@ fn make(
         launch::write_pid_file(path, pid)?;
     }
     Ok(Restored { pid, pidfd, console: terminal })
+}
+
+/// The folder of the checkpoint while the container's root may look into it by its group, which is
+/// what the processes of a user namespace read their images as.
+struct Lent<'a> {
+    images: &'a OwnedFd,
+    before: FileStat,
+}
+
+impl<'a> Lent<'a> {
+    fn to(gid: u32, folders: &'a checkpoint::Folders) -> Result<Self> {
+        let images = &folders.images;
+        let before = fstat(images).context("--image-path")?;
+        let lent = Self { images, before };
+        fchown(images, None, Some(Gid::from_raw(gid)))
+            .and_then(|()| fchmod(images, Mode::from_bits_truncate(before.st_mode | 0o010)))
+            .with_context(|| format!("--image-path: give it to group {gid} for the restore"))?;
+        Ok(lent)
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        let _ = fchmod(self.images, Mode::from_bits_truncate(self.before.st_mode));
+        let _ = fchown(self.images, None, Some(Gid::from_raw(self.before.st_gid)));
+    }
 }
 
 /// Takes the master side of the terminal that criu has made anew, or passes it on to the engine.
@@ -254,9 +292,15 @@ fn inherit(
         request.join_ns.push(criu::JoinNamespace { ns, ns_file });
     }
     for (number, name) in streams(folders)?.into_iter().enumerate() {
-        if name.starts_with("pipe:[") || name.starts_with("file[") {
-            let stream = criu::for_criu(sys::fs::standard_stream(number as i32))?;
-            keep(name, stream, request);
+        let stream = || criu::for_criu(sys::fs::standard_stream(number as i32));
+        if let Some(known) = name.strip_prefix('f').filter(|name| name.starts_with("ile[")) {
+            // criu looks for the name without its first character at first, where a path has its
+            // slash, and takes the descriptor as it is then. By the whole name it would open the
+            // file anew, and insist on its old size.
+            keep(known.to_owned(), stream()?, request);
+            keep(name, stream()?, request);
+        } else if name.starts_with("pipe:[") {
+            keep(name, stream()?, request);
         }
     }
     Ok(kept)
