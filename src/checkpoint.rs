@@ -160,7 +160,7 @@ impl Common {
     /// Fails where this kernel or criu lacks what a flag needs.
     pub(crate) fn check_lazy_pages(&self) -> Result<()> {
         ensure!(
-            !self.lazy_pages || Criu::start(&self.criu, false)?.features()?.lazy_pages,
+            !self.lazy_pages || Criu::start(&self.criu)?.features()?.lazy_pages,
             "--lazy-pages: this kernel or criu can't do it (userfaultfd)"
         );
         Ok(())
@@ -371,7 +371,7 @@ impl Container {
         check_parent(options)?;
         common.check_lazy_pages()?;
         ensure!(
-            !options.pre_dump || Criu::start(&common.criu, false)?.features()?.mem_track,
+            !options.pre_dump || Criu::start(&common.criu)?.features()?.mem_track,
             "--pre-dump: this kernel or criu can't tell which memory has changed (soft-dirty bits)"
         );
         let folders = common.open("dump.log")?;
@@ -389,7 +389,7 @@ impl Container {
         request.freeze_cgroup = self.record.cgroup.freezer().map(|path| path.display().to_string());
         self.name_external(config, pid, &folders, &mut request)?;
         let kind = if options.pre_dump { Kind::PreDump } else { Kind::Dump };
-        let asked = Criu::start(&common.criu, false)?;
+        let asked = Criu::start(&common.criu)?;
         let outcome = asked.ask(kind, request, &folders.log(), &mut |_, _| Ok(()));
         outcome.with_context(|| format!("checkpoint container {id}"))?;
         if options.leave_running || options.pre_dump {

@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// A low-level OCI container runtime.
 #[derive(Debug, Parser)]
 #[command(name = "ultari", disable_version_flag = true, arg_required_else_help = true)]
+// Engines repeat flags; as with runc the last one counts.
+#[command(args_override_self = true)]
 pub struct Cli {
     /// Show more of what happens
     #[arg(long, global = true)]
@@ -387,6 +389,9 @@ pub struct Restore {
     /// Do not become the parent of orphans of the container
     #[arg(long)]
     pub no_subreaper: bool,
+    /// `-no-subreaper`, as containerd's shim writes it: a flag n with a value
+    #[arg(short = 'n', hide = true, value_parser = ["o-subreaper"])]
+    pub single_dash: Option<String>,
     /// Accepted for compatibility: criu knows only pivot_root
     #[arg(long)]
     pub no_pivot: bool,

@@ -201,12 +201,20 @@ pub(crate) struct Criu {
 }
 
 impl Criu {
-    /// Starts the program `path`. It inherits what [`for_criu`] made. `confined`: what it makes can
-    /// gain no privileges.
+    /// Starts the program `path` for anything but a restore.
     ///
     /// # Errors
     /// When there is no criu.
-    pub fn start(path: &Path, confined: bool) -> Result<Self> {
+    pub fn start(path: &Path) -> Result<Self> {
+        Self::start_for_restore(path, Stdio::null(), false)
+    }
+
+    /// Starts the program `path`. It inherits what [`for_criu`] made; its standard input becomes the
+    /// terminal of shell jobs. `confined`: what it makes can gain no privileges.
+    ///
+    /// # Errors
+    /// When there is no criu.
+    pub fn start_for_restore(path: &Path, stdin: Stdio, confined: bool) -> Result<Self> {
         let (socket, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .context("make a socket for criu")?;
@@ -216,7 +224,7 @@ impl Criu {
         let copy = || output.try_clone().context("duplicate a descriptor");
         let mut command = Command::new(path);
         command.arg("swrk").arg(theirs.as_raw_fd().to_string());
-        command.stdin(Stdio::null()).stdout(copy()?).stderr(copy()?);
+        command.stdin(stdin).stdout(copy()?).stderr(copy()?);
         if confined {
             sys::process::spawn_without_new_privileges(&mut command);
         }
@@ -399,13 +407,13 @@ mod tests {
 
     #[test]
     fn a_missing_criu_is_named() {
-        let error = Criu::start(Path::new("/nonexistent/criu"), false).err().unwrap();
+        let error = Criu::start(Path::new("/nonexistent/criu")).err().unwrap();
         assert!(format!("{error:#}").contains("/nonexistent/criu"), "{error:#}");
     }
 
     #[test]
     fn a_criu_that_only_ends_is_no_success() {
-        let features = Criu::start(Path::new("/bin/true"), false).unwrap().features();
+        let features = Criu::start(Path::new("/bin/true")).unwrap().features();
         assert!(features.unwrap_err().to_string().contains("does not work"));
     }
 }

@@ -8,6 +8,7 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
@@ -132,7 +133,8 @@ fn make(
     }
     // criu restores that itself since version 4 only.
     let confined = config.process.as_ref().is_some_and(|process| process.no_new_privileges);
-    let criu = Criu::start(&options.common.criu, confined)?;
+    let stdin = if options.common.shell_job { Stdio::inherit() } else { Stdio::null() };
+    let criu = Criu::start_for_restore(&options.common.criu, stdin, confined)?;
     drop(inherited);
     let maker = criu.pid();
     let mut restored = None;

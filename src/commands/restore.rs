@@ -37,7 +37,7 @@ pub fn restore(root: PathBuf, criu: Option<PathBuf>, args: Restore) -> Result<i3
         return Ok(0);
     }
     let signals = Signals::block()?;
-    if !args.no_subreaper {
+    if !args.no_subreaper && args.single_dash.is_none() {
         sys::process::become_subreaper().context("become the parent of orphans")?;
     }
     let (container, mut restored) = restore::restore(&bundle, &options)?;

@@ -174,7 +174,9 @@ fn engines_pause_first() {
     let sandbox = counter("paused");
     sandbox.ultari(["pause", &sandbox.id]).ok();
     let work = sandbox.dir.join("work");
-    checkpoint(&sandbox, &["--work-path", work.to_str().unwrap(), "--leave-running"]).ok();
+    // Podman says it twice.
+    let flags = ["--leave-running", "--work-path", work.to_str().unwrap(), "--leave-running"];
+    checkpoint(&sandbox, &flags).ok();
     assert!(work.join("dump.log").exists());
     assert_eq!(sandbox.status(), "paused");
     sandbox.ultari(["resume", &sandbox.id]).ok();
@@ -370,6 +372,29 @@ fn a_terminal_in_the_foreground_is_the_callers() {
     let running = restore_call(&sandbox, &[]).terminal(slave).spawn();
     terminal.send("more\n");
     terminal.expect("got more /dev/pts/0");
+    sandbox.kill("KILL").ok();
+    running.wait().exits_with(137);
+}
+
+#[test]
+fn the_callers_own_terminal_is_a_shell_job() {
+    needs_criu!();
+    let sandbox = Sandbox::with_script(
+        "shell-job",
+        "echo ready; i=0; while true; do i=$((i + 1)); echo on; echo $i >/count; sleep 0.05; done",
+    );
+    let (mut terminal, slave) = Terminal::open(24, 80);
+    let running = sandbox.bundle_call("run").arg(&sandbox.id).terminal(slave).spawn();
+    terminal.expect("ready");
+    checkpoint(&sandbox, &[]).fails(1, &["checkpoint container", "dump.log"]);
+    wait_for_count(&sandbox, count(&sandbox));
+    checkpoint(&sandbox, &["--shell-job"]).ok();
+    running.wait().exits_with(137);
+    let reached = count(&sandbox);
+    let (mut terminal, slave) = Terminal::open(24, 80);
+    let running = restore_call(&sandbox, &["--shell-job"]).terminal(slave).spawn();
+    terminal.expect("on\r\n");
+    expect_to_go_on(&sandbox, reached);
     sandbox.kill("KILL").ok();
     running.wait().exits_with(137);
 }
