@@ -112,6 +112,9 @@ fn make(
     let mut request = options.common.request(folders, record);
     request.root = Some(target.display().to_string());
     request.rst_sibling = true;
+    // Else criu would make one anew in the place of the caller's, too.
+    let terminal_is_own = config.process.as_ref().is_some_and(|process| process.terminal);
+    request.orphan_pts_master = terminal_is_own || !options.common.shell_job;
     request.cg_root = vec![criu::CgroupRoot { path: record.cgroup.path() }];
     request.lsm_profile = options.lsm_profile.clone();
     request.lsm_mount_context = options.lsm_mount_context.clone();
