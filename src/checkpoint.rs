@@ -70,8 +70,6 @@ pub struct Common {
     pub file_locks: bool,
     /// Punch out of older images what is in newer ones.
     pub auto_dedup: bool,
-    /// Memory comes when it is asked for (userfaultfd(2)).
-    pub lazy_pages: bool,
     /// What to do about cgroups.
     pub cgroups_mode: CgroupsMode,
     /// Leave the network namespace empty.
@@ -93,8 +91,6 @@ pub struct Options {
     pub tcp_skip_in_flight: bool,
     /// Files that were removed while they are open get a name again.
     pub link_remap: bool,
-    /// Where criu says that it is ready to hand over pages.
-    pub status_fd: Option<i32>,
     /// Address and port at which somebody takes the pages.
     pub page_server: Option<(String, u16)>,
 }
@@ -141,7 +137,6 @@ impl Common {
             shell_job: self.shell_job,
             file_locks: self.file_locks,
             auto_dedup: self.auto_dedup,
-            lazy_pages: self.lazy_pages,
             manage_cgroups_mode: Some(match self.cgroups_mode {
                 CgroupsMode::Ignore => 0,
                 CgroupsMode::Soft => 3,
@@ -155,15 +150,6 @@ impl Common {
             config_file: Some(config_file.to_owned()),
             ..criu::Options::default()
         }
-    }
-
-    /// Fails where this kernel or criu lacks what a flag needs.
-    pub(crate) fn check_lazy_pages(&self) -> Result<()> {
-        ensure!(
-            !self.lazy_pages || Criu::start(&self.criu)?.features()?.lazy_pages,
-            "--lazy-pages: this kernel or criu can't do it (userfaultfd)"
-        );
-        Ok(())
     }
 }
 
@@ -369,7 +355,6 @@ impl Container {
             make_folder("--work-path", path)?;
         }
         check_parent(options)?;
-        common.check_lazy_pages()?;
         ensure!(
             !options.pre_dump || Criu::start(&common.criu)?.features()?.mem_track,
             "--pre-dump: this kernel or criu can't tell which memory has changed (soft-dirty bits)"
@@ -382,7 +367,6 @@ impl Container {
         request.link_remap = options.link_remap;
         request.track_mem = options.pre_dump;
         request.parent_img = options.parent_path.as_ref().map(|p| p.display().to_string());
-        request.status_fd = options.status_fd;
         request.page_server = (options.page_server.as_ref()).map(|(address, port)| {
             criu::PageServer { address: address.clone(), port: (*port).into() }
         });

@@ -304,7 +304,7 @@ pub struct Images {
     /// Remove from older images what newer ones have
     #[arg(long)]
     pub auto_dedup: bool,
-    /// Memory comes when it is asked for
+    /// Memory comes when it is asked for (not supported yet)
     #[arg(long)]
     pub lazy_pages: bool,
     /// What criu does about cgroups
@@ -355,7 +355,7 @@ pub struct Checkpoint {
     /// Give removed files that are open a name again
     #[arg(long)]
     pub link_remap: bool,
-    /// Descriptor to which a NUL byte is written when lazy pages can be had
+    /// Descriptor to which a NUL byte is written when lazy pages can be had (not supported yet)
     #[arg(long, value_name = "FD", allow_negative_numbers = true)]
     pub status_fd: Option<i32>,
     /// Where the pages are to go

@@ -65,7 +65,6 @@ pub fn restore(bundle: &Path, options: &Options) -> Result<(Container, Restored)
     config.warnings.iter().for_each(|warning| log::warning(warning));
     let proc = crate::procfs::Proc::open()?;
     let folders = options.common.open("restore.log")?;
-    options.common.check_lazy_pages()?;
     let record = launch::new_record(&config, &options.launch, bundle, &proc)?;
     let folder = Folder::create(&options.launch.root, id)?;
     let init_file = (|| {

@@ -10,6 +10,10 @@ use crate::cli::{Checkpoint, EmptyNamespace, Images, ManageCgroups};
 
 /// `criu`: what `--criu` says.
 pub fn checkpoint(root: &Path, criu: Option<PathBuf>, args: Checkpoint) -> Result<()> {
+    ensure!(
+        args.status_fd.is_none_or(|fd| fd < 0),
+        "--status-fd: is for --lazy-pages, which is not supported yet"
+    );
     let options = Options {
         common: common(criu, args.images)?,
         parent_path: args.parent_path,
@@ -17,17 +21,21 @@ pub fn checkpoint(root: &Path, criu: Option<PathBuf>, args: Checkpoint) -> Resul
         pre_dump: args.pre_dump,
         tcp_skip_in_flight: args.tcp_skip_in_flight,
         link_remap: args.link_remap,
-        status_fd: args.status_fd.filter(|fd| *fd >= 0),
         page_server: args.page_server.as_deref().map(parse_address).transpose()?,
     };
     Container::open(root, &args.container_id)?.checkpoint(&options)
 }
 
+/// What the flags of both mean.
 pub fn common(criu: Option<PathBuf>, args: Images) -> Result<Common> {
     let absolute = |flag: &str, path: PathBuf| {
         ensure!(!path.as_os_str().is_empty(), "{flag} needs a path");
         std::path::absolute(path).context("working directory")
     };
+    ensure!(
+        !args.lazy_pages,
+        "--lazy-pages: not supported yet; --pre-dump also saves time while the container stands still"
+    );
     Ok(Common {
         criu: criu.filter(|path| !path.as_os_str().is_empty()).unwrap_or("criu".into()),
         image_path: absolute("--image-path", args.image_path)?,
@@ -37,7 +45,6 @@ pub fn common(criu: Option<PathBuf>, args: Images) -> Result<Common> {
         shell_job: args.shell_job,
         file_locks: args.file_locks,
         auto_dedup: args.auto_dedup,
-        lazy_pages: args.lazy_pages,
         cgroups_mode: match args.manage_cgroups_mode {
             ManageCgroups::Soft => CgroupsMode::Soft,
             ManageCgroups::Full => CgroupsMode::Full,

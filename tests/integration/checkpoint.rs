@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::namespaces::{Holder, with_user_namespace};
 use crate::skip;
 use crate::support::{
-    ConsoleSocket, HIERARCHIES, Json, Output, Run, Sandbox, Terminal, bind, marked_processes,
+    ConsoleSocket, HIERARCHIES, Json, Output, Run, Sandbox, Terminal, bind, host, marked_processes,
     own_namespace, set_namespace, wait_until,
 };
 
@@ -264,6 +264,30 @@ fn memory_can_be_saved_in_advance() {
 }
 
 #[test]
+fn memory_can_go_to_a_page_server() {
+    needs_criu!();
+    let sandbox = counter("pages");
+    let images = sandbox.dir.join("images");
+    fs::create_dir(&images).unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    drop(listener);
+    let mut server = Command::new(&*CRIU);
+    server.args(["page-server", "--address", "127.0.0.1", "--port", &port, "--images-dir"]);
+    let mut server = host().spawn(server.arg(&images));
+    wait_until("it listens", || {
+        let listening = format!(":{:04X} 00000000:0000 0A", port.parse::<u16>().unwrap());
+        fs::read_to_string("/proc/net/tcp").unwrap().contains(&listening)
+    });
+    checkpoint(&sandbox, &["--page-server", &format!("127.0.0.1:{port}")]).ok();
+    assert!(server.wait().unwrap().success());
+    host().forget(server.id());
+    let reached = count(&sandbox);
+    restore(&sandbox, &[]).ok();
+    expect_to_go_on(&sandbox, reached);
+}
+
+#[test]
 fn standard_streams_are_those_of_the_restore() {
     needs_criu!();
     let sandbox = Sandbox::with_script(
@@ -388,7 +412,11 @@ fn the_callers_own_terminal_is_a_shell_job() {
     terminal.expect("ready");
     checkpoint(&sandbox, &[]).fails(1, &["checkpoint container", "dump.log"]);
     wait_for_count(&sandbox, count(&sandbox));
-    checkpoint(&sandbox, &["--shell-job"]).ok();
+    let output = checkpoint(&sandbox, &["--shell-job"]);
+    if output.stderr.contains("Can't lookup mount=") {
+        skip!("this criu can't save a terminal that is not in the container (4.1 can)");
+    }
+    output.ok();
     running.wait().exits_with(137);
     let reached = count(&sandbox);
     let (mut terminal, slave) = Terminal::open(24, 80);
@@ -650,6 +678,19 @@ fn only_what_runs_can_be_saved() {
     checkpoint(&sandbox, &[]).fails(1, &["container not running", "created"]);
     assert_eq!(sandbox.status(), "created");
     assert!(!sandbox.dir.join("images").exists());
+}
+
+#[test]
+fn lazy_pages_are_refused() {
+    let sandbox = Sandbox::with_script("lazy", "sleep 100");
+    sandbox.run_detached();
+    checkpoint(&sandbox, &["--lazy-pages"]).fails(1, &["--lazy-pages", "not supported"]);
+    checkpoint(&sandbox, &["--status-fd", "1"]).fails(1, &["--status-fd", "--lazy-pages"]);
+    checkpoint(&sandbox, &["--page-server", "x"])
+        .fails(1, &["--page-server \"x\"", "ADDRESS:PORT"]);
+    assert_eq!(sandbox.status(), "running");
+    sandbox.delete_forced().ok();
+    restore(&sandbox, &["--lazy-pages"]).fails(1, &["--lazy-pages", "not supported"]);
 }
 
 #[test]
