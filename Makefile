@@ -10,7 +10,9 @@ DESTDIR ?=
 # What is installed with apt where it is missing. A C compiler and libc's static
 # archive are there for linking; only a test's bridge to libseccomp is written in C.
 BUILD_PACKAGES = $(if $(shell command -v cc),,gcc) libc6-dev busybox-static
-TEST_PACKAGES  = $(BUILD_PACKAGES) libseccomp-dev util-linux procps strace iproute2
+TEST_PACKAGES  = $(BUILD_PACKAGES) libseccomp-dev util-linux procps strace iproute2 uidmap
+# The kernel of the VM is fetched by its own script and not installed.
+VM_PACKAGES    = $(TEST_PACKAGES) qemu-system-x86 cpio kmod zstd xz-utils systemd dbus dbus-user-session libpam-systemd
 BENCH_PACKAGES = $(BUILD_PACKAGES) util-linux crun runc hyperfine
 
 # Static programs: an explicit --target keeps +crt-static away from build scripts
@@ -39,12 +41,12 @@ apt-get -qq -o DPkg::Lock::Timeout=600 update && \
 apt-get -qq -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends $$missing >/dev/null
 endef
 
-.PHONY: help build demo bundles test bench conformance install clean deps deps-test deps-bench toolchain root
+.PHONY: help build demo bundles test test-vm bench crash-matrix conformance install clean deps deps-test deps-vm deps-bench toolchain root
 
 help: ## List these targets
 	@echo "Ultari: a low-level OCI container runtime. Targets:"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
-		printf '  %-11s %s\n' "$$name" "$$text"; \
+		printf '  %-12s %s\n' "$$name" "$$text"; \
 	done
 
 build: deps toolchain $(MANUAL)/man8/ultari.8 ## Build the optimised static program: bin/ultari
@@ -90,11 +92,18 @@ test: root deps-test toolchain ## Check format and lints, run the unit and integ
 	@$(MAKE) --no-print-directory build
 	cargo test $(CARGO_ARGS) --workspace
 
+# Debian's kernel 6.12 on an emulated processor, this root filesystem under a throw-away layer.
+test-vm: root deps-vm $(if $(filter bin/ultari,$(ULTARI)),build) ## Run the tests in a VM with cgroup v2: all, or TESTS=part of a name
+	@CARGO_ARGS="$(CARGO_ARGS)" ULTARI_BIN="$(abspath $(ULTARI))" tests/vm/tests "$(TESTS)"
+
 bench: root deps-bench build ## Compare with crun, runc and the kernel's own floor
 	cargo build $(CARGO_ARGS) --release --example floor
 	ULTARI=$(ULTARI) FLOOR=$(RELEASE)/examples/floor OUT=$(TARGET_DIR)/bench benches/run
 
 # The suite's programs are driven as they are; building them is their own README's business.
+crash-matrix: root deps-test build ## Kill and fail every system call of every command (long)
+	CRASH_MATRIX=1 cargo test $(CARGO_ARGS) --test integration -- --nocapture crash_matrix
+
 conformance: root deps-test $(if $(filter bin/ultari,$(ULTARI)),build) ## Run a built runtime-tools checkout: RUNTIME_TOOLS=DIR
 	@[ -n "$(RUNTIME_TOOLS)" ] || { echo "RUNTIME_TOOLS=DIR: a built checkout of opencontainers/runtime-tools is needed" >&2; exit 1; }
 	@ULTARI="$(ULTARI)" RUNTIMES="$(RUNTIMES)" tests/conformance/run "$(RUNTIME_TOOLS)"
@@ -117,6 +126,9 @@ deps: ## Install the packages that building and the demo need
 
 deps-test:
 	$(call apt,$(TEST_PACKAGES))
+
+deps-vm:
+	$(call apt,$(VM_PACKAGES))
 
 deps-bench:
 	$(call apt,$(BENCH_PACKAGES))

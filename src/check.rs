@@ -8,10 +8,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Result;
-use oci_spec::runtime::{LinuxNamespaceType as Ns, LinuxResources};
+use oci_spec::runtime::LinuxNamespaceType as Ns;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::cgroup::{self, Cgroup};
+use crate::host;
 use crate::process::set_oom_score;
 use crate::procfs::Proc;
 use crate::resctrl::Groups;
@@ -19,7 +21,6 @@ use crate::rootfs::root::Root;
 use crate::security::seccomp;
 use crate::spec::mount::Kind;
 use crate::spec::{self, Config, Process};
-use crate::{cgroup, host};
 
 /// How a property would fare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -71,6 +72,12 @@ impl Report {
         self.add(Verdict::Warning, property, reason);
     }
 
+    /// Takes a warning whose text starts with the property.
+    fn warn_of(&mut self, text: &str) {
+        let (property, reason) = text.split_once(": ").unwrap_or(("config.json", text));
+        self.warn(property, reason);
+    }
+
     /// Takes an error whose text starts with the property, which may have more about it in
     /// parentheses: `mounts[3] (/proc): no such …`, `linux.seccomp.syscalls[0].names is empty`.
     fn refuse(&mut self, error: &anyhow::Error) {
@@ -93,8 +100,8 @@ impl Report {
     }
 }
 
-/// Examines the bundle in the absolute folder `bundle`.
-pub fn check(bundle: &Path) -> Report {
+/// Examines the bundle in the absolute folder `bundle`, with the systemd cgroup driver or without.
+pub fn check(bundle: &Path, systemd_cgroup: bool) -> Report {
     let mut report = Report::default();
     let path = bundle.join("config.json");
     let text = match std::fs::read(&path) {
@@ -106,6 +113,7 @@ pub fn check(bundle: &Path) -> Report {
     };
     if let Some(config) = parse_leniently(&text, bundle, &mut report) {
         check_host(&config, &mut report);
+        check_cgroup(&config, bundle, systemd_cgroup, &mut report);
     }
     if let Ok(value) = serde_json::from_slice(&text) {
         for property in spec::unknown_properties(&value) {
@@ -179,10 +187,7 @@ fn pointer(property: &str) -> String {
 }
 
 fn check_host(config: &Config, report: &mut Report) {
-    for warning in &config.warnings {
-        let (property, reason) = warning.split_once(": ").unwrap_or(("config.json", warning));
-        report.warn(property, reason);
-    }
+    config.warnings.iter().for_each(|warning| report.warn_of(warning));
     for error in host::missing(config) {
         report.refuse(&error);
     }
@@ -207,11 +212,26 @@ fn check_host(config: &Config, report: &mut Report) {
         }
         None => {}
     }
-    if let Err(error) = cgroup::Location::locate(config.cgroups_path.as_deref(), "check") {
-        report.refuse(&error);
-    }
-    if let Some(resources) = &config.resources {
-        check_resources(resources, report);
+}
+
+fn check_cgroup(config: &Config, bundle: &Path, systemd: bool, report: &mut Report) {
+    let path = config.cgroups_path.as_deref();
+    let located = match systemd {
+        true => cgroup::Location::locate_unit(path, "check", bundle, &config.annotations),
+        false => cgroup::Location::locate(path, "check"),
+    };
+    let resources = config.resources.as_ref();
+    let tried = located.and_then(|location| {
+        location.check_rights(resources)?;
+        resources.map(|resources| Cgroup::try_limits(&location, resources)).transpose()
+    });
+    match tried {
+        Err(error) => report.refuse(&error),
+        Ok(tried) => {
+            let (errors, warnings) = tried.unwrap_or_default();
+            errors.iter().for_each(|error| report.refuse(error));
+            warnings.iter().for_each(|warning| report.warn_of(warning));
+        }
     }
 }
 
@@ -235,8 +255,8 @@ fn check_process(process: &Process, config: &Config, report: &mut Report) {
             report.warn("process.capabilities", format!("{name}: this process does not have it"));
         }
     }
-    if let Some(score) = process.oom_score_adj
-        && let Err(error) = Proc::open().and_then(|proc| try_oom_score(&proc, score))
+    if process.oom_score_adj.is_some()
+        && let Err(error) = Proc::open().and_then(|proc| try_oom_score(&proc, process))
     {
         report.refuse(&error);
     }
@@ -244,9 +264,9 @@ fn check_process(process: &Process, config: &Config, report: &mut Report) {
 }
 
 /// Only the kernel knows how low this process, whose child the container's would be, may go.
-fn try_oom_score(proc: &Proc, score: i32) -> Result<()> {
+fn try_oom_score(proc: &Proc, process: &Process) -> Result<()> {
     let own = proc.read("self/oom_score_adj")?;
-    set_oom_score(proc, "self", score)?;
+    set_oom_score(Some(process), "self", proc)?;
     Ok(proc.write("self/oom_score_adj", own.trim())?)
 }
 
@@ -279,37 +299,6 @@ fn warn_of_hooks(config: &Config, report: &mut Report) {
                 let property = format!("hooks.{kind}[{index}].path");
                 report.warn(property, format!("{}: {error}", hook.path.display()));
             }
-        }
-    }
-}
-
-fn check_resources(resources: &LinuxResources, report: &mut Report) {
-    let Ok(offered) = cgroup::controllers() else { return };
-    let cpu = resources.cpu().as_ref();
-    let time = cpu.is_some_and(|cpu| {
-        cpu.shares().is_some_and(|n| n > 0) || cpu.quota().is_some_and(|n| n > 0)
-    });
-    let set = cpu.is_some_and(|cpu| cpu.cpus().is_some() || cpu.mems().is_some());
-    let memory = resources.memory().as_ref().is_some_and(|memory| {
-        memory.limit().or(memory.reservation()).or(memory.swap()).is_some_and(|n| n != 0)
-    });
-    let pages = resources.hugepage_limits().as_ref().is_some_and(|limits| !limits.is_empty());
-    let io = resources.block_io().as_ref().is_some_and(|io| io.weight().is_some());
-    let network = resources.network().as_ref().is_some_and(|network| network.class_id().is_some());
-    for (wanted, property, controllers) in [
-        (memory, "memory", &["memory"][..]),
-        (time, "cpu", &["cpu"]),
-        (set, "cpu", &["cpuset"]),
-        (resources.pids().is_some(), "pids", &["pids"]),
-        (io, "blockIO", &["io", "blkio"]),
-        (pages, "hugepageLimits", &["hugetlb"]),
-        (network, "network", &["net_cls"]),
-        (resources.rdma().is_some(), "rdma", &["rdma"]),
-    ] {
-        if wanted && !controllers.iter().any(|name| offered.contains(*name)) {
-            let reason =
-                format!("this host offers no cgroup controller {}", controllers.join(", "));
-            report.no(format!("linux.resources.{property}"), reason);
         }
     }
 }

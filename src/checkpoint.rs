@@ -31,7 +31,7 @@ use crate::spec::Config;
 use crate::spec::mount::Kind as MountKind;
 use crate::state::{Folder, Record};
 use crate::sys::fs::{Resolve, openat2};
-use crate::{cgroup, notify};
+use crate::{cgroup, notify, userns};
 
 /// The file in which the names of the standard streams are kept, beside criu's.
 pub(crate) const STREAMS: &str = "descriptors.json";
@@ -164,7 +164,10 @@ impl Folders {
 /// # Errors
 /// At the first such property.
 pub(crate) fn check(config: &Config) -> Result<()> {
-    ensure!(nix::unistd::geteuid().is_root(), "checkpoint and restore need root: criu does");
+    ensure!(
+        nix::unistd::geteuid().is_root() && !userns::is_inside(),
+        "checkpoint and restore need the host's root: criu does"
+    );
     ensure!(
         config.namespaces.is_new(Ns::Mount),
         "linux.namespaces (mount): without a mount namespace of its own a container's mounts can't \

@@ -22,7 +22,7 @@ pub struct Cli {
     /// Folder of the containers' records [default: /run/ultari, or $XDG_RUNTIME_DIR/ultari]
     #[arg(long, value_name = "DIR", global = true)]
     pub root: Option<PathBuf>,
-    /// Have systemd make the cgroups (not supported yet)
+    /// Have systemd make the cgroup: linux.cgroupsPath is SLICE:PREFIX:NAME
     #[arg(long, global = true)]
     pub systemd_cgroup: bool,
     /// Accepted for compatibility: true, false or auto
@@ -450,6 +450,9 @@ pub struct Exec {
     /// Socket that takes the master side of its terminal
     #[arg(long, value_name = "SOCKET")]
     pub console_socket: Option<PathBuf>,
+    /// Cgroup below the container's to run it in, of these controllers on cgroup v1
+    #[arg(long, value_name = "[CONTROLLER,...:]PATH")]
+    pub cgroup: Vec<String>,
     /// Socket that takes a pidfd of it
     #[arg(long, value_name = "SOCKET")]
     pub pidfd_socket: Option<PathBuf>,

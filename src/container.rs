@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use oci_spec::runtime::{LinuxNamespaceType as Ns, LinuxResources};
 use serde_json::json;
@@ -168,7 +168,8 @@ impl Container {
         let (Some(init), _) = self.folder.init()? else { return Ok(None) };
         let pidfd = match sys::clone::pidfd_open(init.pid) {
             Ok(pidfd) => pidfd,
-            Err(Errno::ESRCH) => return Ok(None),
+            // EINVAL: only processes of its group or session are left, or a thread has its number.
+            Err(Errno::ESRCH | Errno::EINVAL) => return Ok(None),
             Err(errno) => return Err(errno).context("watch the container's process"),
         };
         // Only now is it certain that the descriptor and the record mean one process.
@@ -241,7 +242,9 @@ impl Container {
             .context("connect to the container's init (another start may have been first)")?;
         let channel = Channel::over(socket);
         channel.send(&Message::Start)?;
-        wait_for_exec(&channel, agent)
+        wait_for_exec(&channel, agent)?;
+        self.folder.wait_for_exec();
+        Ok(())
     }
 
     /// Runs the poststart hooks of a program just executed as process `pid`.
@@ -270,10 +273,12 @@ impl Container {
         let shared = signal == libc::SIGKILL && self.config()?.namespaces.get(Ns::Pid).is_none();
         let init = self.init_pidfd()?;
         if all || (shared && init.is_some()) {
-            if cgroup.processes()?.is_empty() && init.is_none() {
+            let processes = self.processes()?;
+            if processes.is_empty() && init.is_none() {
                 bail!("container not running");
             }
             return match signal {
+                _ if !cgroup.exists() => cgroup::signal_each(&processes, signal),
                 libc::SIGKILL => cgroup.kill(),
                 signal => cgroup.signal_all(signal),
             };
@@ -306,7 +311,14 @@ impl Container {
             self.record.id,
             status.word()
         );
-        self.record.cgroup.open()?.freeze()
+        let cgroup = self.record.cgroup.open()?;
+        ensure!(
+            cgroup.exists(),
+            "cannot pause container {}: it has no cgroup of its own, by which processes are \
+             frozen; create it in a delegated cgroup (systemd-run --user --scope -p Delegate=yes)",
+            self.record.id
+        );
+        cgroup.freeze()
     }
 
     /// Lets frozen processes go on.
@@ -374,7 +386,27 @@ impl Container {
     /// # Errors
     /// When the cgroup can't be read.
     pub fn processes(&self) -> Result<Vec<i32>> {
-        self.record.cgroup.open()?.processes()
+        let cgroup = self.record.cgroup.open()?;
+        match cgroup.exists() {
+            true => cgroup.processes(),
+            false => self.processes_by_namespace(),
+        }
+    }
+
+    /// The processes of a container without a cgroup: those in its own PID namespace, else in its
+    /// own mount namespace. Some may have left that; they are not found.
+    fn processes_by_namespace(&self) -> Result<Vec<i32>> {
+        let Some((_, init)) = self.init_pidfd()? else { return Ok(Vec::new()) };
+        let namespaces = &self.config()?.namespaces;
+        let kind = match (namespaces.is_new(Ns::Pid), namespaces.is_new(Ns::Mount)) {
+            (true, _) => "pid",
+            (false, true) => "mnt",
+            (false, false) => return Ok(vec![init]),
+        };
+        let own = self.proc.namespace(init, kind);
+        let mut found = self.proc.processes()?;
+        found.retain(|pid| *pid == init || own.is_some() && self.proc.namespace(*pid, kind) == own);
+        Ok(found)
     }
 
     /// Removes a stopped or created container; with `force` any.
@@ -409,17 +441,22 @@ impl Container {
         let cgroup = self.record.cgroup.open();
         errors.extend(cgroup.and_then(|cgroup| cgroup.remove()).err());
         errors.extend(self.record.resctrl.as_ref().and_then(|groups| groups.remove().err()));
-        errors.extend(self.folder.remove().err());
+        // Without the record nobody would find what is left.
+        if errors.is_empty() {
+            errors.extend(self.folder.remove().err());
+        }
+        if !errors.is_empty() {
+            let texts: Vec<_> = errors.iter().map(|error| format!("{error:#}")).collect();
+            let id = &self.record.id;
+            bail!(
+                "remove container {id} (`ultari delete --force {id}` tries again): {}",
+                texts.join("; ")
+            );
+        }
         if let Ok(config) = &config {
             self.poststop(config);
         }
-        match errors.len() {
-            0 => Ok(()),
-            _ => {
-                let texts: Vec<_> = errors.iter().map(|error| format!("{error:#}")).collect();
-                Err(anyhow!("remove container {}: {}", self.record.id, texts.join("; ")))
-            }
-        }
+        Ok(())
     }
 
     /// A failing poststop hook must not keep the others from running.
@@ -451,7 +488,7 @@ impl Container {
 }
 
 /// The name of a user of the host, or the number where it has none.
-fn user_name(uid: u32) -> String {
+pub(crate) fn user_name(uid: u32) -> String {
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let of_user = |line: &str| {
         let mut fields = line.split(':');

@@ -12,13 +12,14 @@ use crate::security::lsm;
 use crate::spec::mount::Kind;
 use crate::spec::process::Rlimit;
 use crate::spec::{Config, Process};
-use crate::{namespace, netdev, sys};
+use crate::{namespace, netdev, sys, userns};
 
 /// Everything that `config` asks for and this host lacks. Each error's text begins with its
 /// property.
 pub fn missing(config: &Config) -> Vec<Error> {
     let mut errors = Vec::new();
     errors.extend(namespace::check_support(&config.namespaces).err());
+    errors.extend(userns::check_helpers(&config.namespaces).err());
     errors.extend(
         config.namespaces.joined().filter_map(|(kind, path)| namespace::open(kind, path).err()),
     );

@@ -81,16 +81,18 @@ pub fn new_container(mut plan: NewContainer, channel: Channel) -> ! {
 }
 
 /// Joins the container whose first process is `target` and becomes the program. `root`: its root
-/// folder, where that is not the root of its mount namespace.
+/// folder, where that is not the root of its mount namespace; `user`: there is a user namespace
+/// whose root this process is to be.
 pub fn joined(
     plan: &Common,
     target: &OwnedFd,
     flags: CloneFlags,
+    user: bool,
     root: Option<OwnedFd>,
     channel: Channel,
 ) -> ! {
     finish(channel, |channel| {
-        let console = join(plan, target, flags, root, channel)?;
+        let console = join(plan, target, flags, user, root, channel)?;
         become_program(plan, channel, Gate::Channel, console, (&[], &String::new))
     })
 }
@@ -111,7 +113,17 @@ fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>>
     reset_signals(plan.common.proc)?;
     // Devices and folders get the modes asked for, not what the caller's mask leaves of them.
     let mask = sys::process::umask(0);
-    enter_user_namespace(config, channel)?;
+    if config.namespaces.is_new(Ns::User) {
+        // It is nobody until its maps are written.
+        channel.expect(&Message::Mapped)?;
+    }
+    if plan.record.cgroup.is_unit() {
+        // systemd makes the cgroup only now, and nothing is to be done outside of it.
+        channel.expect(&Message::Placed)?;
+    }
+    if config.namespaces.get(Ns::User).is_some() {
+        become_root()?;
+    }
     start_session(&plan.common)?;
     if let Some(path) = config.namespaces.get(Ns::Mount).and_then(|ns| ns.path.as_ref()) {
         namespace::join(Ns::Mount, path)?;
@@ -147,17 +159,6 @@ fn reset_signals(proc: &Proc) -> Result<()> {
     SigSet::empty().thread_set_mask().context("unblock signals")
 }
 
-/// In a new user namespace this process is nobody until its maps are written.
-fn enter_user_namespace(config: &Config, channel: &Channel) -> Result<()> {
-    if config.namespaces.is_new(Ns::User) {
-        channel.expect(&Message::Mapped)?;
-    }
-    if config.namespaces.get(Ns::User).is_some() {
-        become_root()?;
-    }
-    Ok(())
-}
-
 fn become_root() -> Result<()> {
     sys::process::setgid(0).context("linux.gidMappings: become group 0 of the user namespace")?;
     sys::process::setuid(0).context("linux.uidMappings: become user 0 of the user namespace")
@@ -191,7 +192,7 @@ fn set_names(config: &Config) -> Result<()> {
 }
 
 fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
-    let config = plan.config;
+    let (config, record) = (plan.config, plan.record);
     // Mounts shared with the host must be opened while they still are.
     if mounts::any_shared(&config.mounts, plan.common.proc)? {
         for (mount, source) in config.mounts.iter().zip(&mut plan.sources) {
@@ -205,8 +206,9 @@ fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
         None => rootfs::take_current_folder(config)?,
     };
     let around = mounts::Surroundings {
-        cgroup: &plan.record.cgroup,
+        cgroup: &record.cgroup,
         cgroup_namespace: config.namespaces.get(Ns::Cgroup).is_some(),
+        user_namespace: config.namespaces.get(Ns::User).is_some(),
         label: config.mount_label.as_deref(),
     };
     let mut placed = false;
@@ -214,9 +216,9 @@ fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
     for (mount, source) in config.mounts.iter().zip(&mut plan.sources) {
         // The parent moves this process into its cgroups meanwhile, which takes long on v1; a
         // mount of cgroup v2 shows the tree from where this process is.
-        let unified = plan.record.cgroup.is_unified();
+        let unified = record.cgroup.is_unified();
         if unified && !placed && matches!(mount.kind, crate::spec::mount::Kind::Cgroup) {
-            enter_cgroup_namespace(config, channel)?;
+            enter_cgroup_namespace(config, record, channel)?;
             placed = true;
         }
         late.extend(mounts::make(&root, mount, source.take(), &around)?);
@@ -228,13 +230,15 @@ fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
     }
     late.iter().try_for_each(mounts::make_readonly)?;
     if !placed {
-        enter_cgroup_namespace(config, channel)?;
+        enter_cgroup_namespace(config, record, channel)?;
     }
     Ok(root)
 }
 
-fn enter_cgroup_namespace(config: &Config, channel: &Channel) -> Result<()> {
-    channel.expect(&Message::Placed)?;
+fn enter_cgroup_namespace(config: &Config, record: &Record, channel: &Channel) -> Result<()> {
+    if !record.cgroup.is_unit() {
+        channel.expect(&Message::Placed)?;
+    }
     match config.namespaces.get(Ns::Cgroup).map(|namespace| &namespace.path) {
         Some(Some(path)) => namespace::join(Ns::Cgroup, path)?,
         Some(None) => {
@@ -305,6 +309,7 @@ fn join(
     plan: &Common,
     target: &OwnedFd,
     flags: CloneFlags,
+    user: bool,
     root: Option<OwnedFd>,
     channel: &Channel,
 ) -> Result<Option<OwnedFd>> {
@@ -317,7 +322,7 @@ fn join(
         nix::unistd::fchdir(&root).context("exec: change into the container's root")?;
         nix::unistd::chroot(".").context("exec: chroot into the container's root")?;
     }
-    if flags.contains(CloneFlags::CLONE_NEWUSER) {
+    if user {
         become_root()?;
     }
     match plan.process.and_then(|process| process.exec_affinity.as_ref()) {

@@ -2,19 +2,18 @@
 //! its gate, and past it.
 
 use std::ffi::CString;
-use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
 };
 use oci_spec::runtime::LinuxNamespaceType as Ns;
 
+use crate::cgroup::Location;
 use crate::channel::{Channel, Message};
 use crate::container::{Container, Status, state_json, wait_for_exec};
 use crate::init::{self, Common, Gate, NewContainer};
@@ -25,8 +24,8 @@ use crate::security::seccomp;
 use crate::spec::mount::{ATTR_RDONLY, Kind};
 use crate::spec::{self, Config, Namespaces, Process};
 use crate::state::{Folder, Init, InitFile, Record};
-use crate::sys::clone::{Forked, clone3};
-use crate::{cgroup, console, hooks, host, log, namespace, netdev, notify, process, sys};
+use crate::sys::clone::Forked;
+use crate::{cgroup, console, hooks, host, log, namespace, netdev, notify, process, sys, userns};
 
 /// What the command line says beside the bundle.
 #[derive(Clone, Debug, Default)]
@@ -47,10 +46,14 @@ pub struct Options {
     pub preserve_fds: u32,
     /// A socket that takes a pidfd of the first process.
     pub pidfd_socket: Option<PathBuf>,
+    /// Cgroups below the container's for a process of `exec`, as [`cgroup::Cgroup::enter`] has them.
+    pub cgroups: Vec<String>,
     /// How many of them are sockets that systemd opened for the program (sd_listen_fds(3)).
     pub listen_fds: u32,
     /// The caller goes away before the program ends.
     pub detach: bool,
+    /// Have systemd make the cgroup.
+    pub systemd_cgroup: bool,
 }
 
 /// A process that waits to become its program.
@@ -79,7 +82,11 @@ impl Child {
         };
         let agent = container.connect_agent(status, init, self.pid)?;
         self.channel.send(&Message::Start)?;
-        wait_for_exec(&self.channel, agent)
+        wait_for_exec(&self.channel, agent)?;
+        if self.first {
+            container.folder().wait_for_exec();
+        }
+        Ok(())
     }
 
     /// Ends and reaps it after `error`. If it had failed first, its own words say more than what
@@ -130,7 +137,11 @@ impl Child {
                 Some(Message::Warning(text)) => log::warning(&text),
                 Some(Message::Failed(text)) => bail!(text),
                 Some(other) => bail!("channel: unexpected {other:?}"),
-                None => bail!("the container's init ended while it was set up"),
+                // As when it is written to: the process may not be quite gone yet.
+                None => {
+                    return Err(Errno::EPIPE)
+                        .context("the container's init ended while it was set up");
+                }
             }
         }
         if let Some(path) = &options.pidfd_socket {
@@ -221,32 +232,6 @@ pub(crate) fn keyring(options: &Options, id: &str) -> Result<Option<CString>> {
     }
 }
 
-/// What is to be known of a container before anything of it is made.
-///
-/// # Errors
-/// When the places of its cgroup and resctrl groups can't be told.
-pub(crate) fn new_record(
-    config: &Config,
-    options: &Options,
-    bundle: &Path,
-    proc: &Proc,
-) -> Result<Record> {
-    let resctrl = (config.intel_rdt.as_ref())
-        .map(|rdt| Groups::locate(rdt, &options.id, proc))
-        .transpose()?;
-    Ok(Record {
-        oci_version: config.oci_version.clone(),
-        id: options.id.clone(),
-        bundle: bundle.to_owned(),
-        rootfs: config.rootfs.clone(),
-        created: humantime::format_rfc3339_nanos(std::time::SystemTime::now()).to_string(),
-        owner: nix::unistd::geteuid().as_raw(),
-        annotations: config.annotations.clone(),
-        cgroup: cgroup::Location::locate(config.cgroups_path.as_deref(), &options.id)?,
-        resctrl,
-    })
-}
-
 /// Makes the container of the bundle in the absolute folder `bundle`, up to the point where its
 /// program could be executed. `wait_at_gate`: for a later `start`, else for [`Child::start`].
 ///
@@ -269,15 +254,7 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
     config.warnings.iter().for_each(|warning| log::warning(warning));
     let filter = compile(&config)?;
     let proc = Proc::open()?;
-    let record = new_record(&config, options, bundle, &proc)?;
-    let folder = Folder::create(&options.root, &options.id)?;
-    let init_file = (|| {
-        let init_file = folder.create_init()?;
-        folder.write(&record, &text)?;
-        notify::add_to(&mut config, &folder)?;
-        Ok(init_file)
-    })();
-    let init_file = init_file.inspect_err(|_: &anyhow::Error| drop(folder.remove()))?;
+    let (folder, record, init_file) = put_on_record(bundle, &mut config, &text, options, &proc)?;
     let gate = folder.gate_path();
     let container = Container::from_parts(folder, record, proc, config);
     let made = make(&container, filter, init_file, options, wait_at_gate.then_some(&gate));
@@ -287,6 +264,49 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
             if let Err(leftover) = container.destroy() {
                 log::warning(&format!("{leftover:#}"));
             }
+            Err(userns::explain_failure(error, &container.config()?.namespaces))
+        }
+    }
+}
+
+/// Reserves the id, and writes down what is about to be made and where.
+pub(crate) fn put_on_record(
+    bundle: &Path,
+    config: &mut Config,
+    text: &[u8],
+    options: &Options,
+    proc: &Proc,
+) -> Result<(Folder, Record, InitFile)> {
+    let id = &options.id;
+    let folder = Folder::create(&options.root, id)?;
+    let recorded = (|| {
+        let init_file = folder.create_init()?;
+        let path = config.cgroups_path.as_deref();
+        let record = Record {
+            oci_version: config.oci_version.clone(),
+            id: id.clone(),
+            bundle: bundle.to_owned(),
+            rootfs: config.rootfs.clone(),
+            created: humantime::format_rfc3339_nanos(std::time::SystemTime::now()).to_string(),
+            owner: nix::unistd::geteuid().as_raw(),
+            annotations: config.annotations.clone(),
+            cgroup: match options.systemd_cgroup {
+                true => Location::locate_unit(path, id, bundle, &config.annotations)?,
+                false => Location::locate(path, id)?,
+            },
+            resctrl: match &config.intel_rdt {
+                Some(rdt) => Some(Groups::locate(rdt, id, proc)?),
+                None => None,
+            },
+        };
+        folder.write(&record, text)?;
+        notify::add_to(config, &folder)?;
+        Ok((record, init_file))
+    })();
+    match recorded {
+        Ok((record, init_file)) => Ok((folder, record, init_file)),
+        Err(error) => {
+            let _ = folder.remove();
             Err(error)
         }
     }
@@ -302,7 +322,7 @@ fn make(
     let record = &container.record;
     let config = container.config()?;
     let proc = container.proc();
-    let (cgroup, warnings) = record.cgroup.create(config.resources.as_ref())?;
+    let (mut cgroup, warnings) = record.cgroup.create(config.resources.as_ref())?;
     warnings.iter().for_each(|warning| log::warning(warning));
     if let (Some(groups), Some(rdt)) = (&record.resctrl, &config.intel_rdt) {
         groups.create(rdt)?;
@@ -315,9 +335,6 @@ fn make(
         }
         None => None,
     };
-    if let Some(uid) = cgroup_owner(config, record) {
-        cgroup.delegate(uid)?;
-    }
     let child_gate = match &gate_socket {
         Some(socket) => Gate::Socket(socket.try_clone().context("duplicate the gate's socket")?),
         None => Gate::Channel,
@@ -349,14 +366,18 @@ fn make(
     };
     let (mut child, init_file) = clone_init(plan, &cgroup)?;
     let outcome = (|| {
-        if config.namespaces.is_new(Ns::User) {
+        log::debug(|| format!("init of container {} is process {}", record.id, child.pid));
+        let new_user = config.namespaces.is_new(Ns::User);
+        if new_user {
             let maps = &config.namespaces;
             let (uids, gids) = (&maps.uid_mappings, &maps.gid_mappings);
-            namespace::write_id_maps("linux", uids, gids, proc, child.pid)?;
+            userns::write_maps("linux", uids, gids, proc, child.pid)?;
+        }
+        place_first(&child, &mut cgroup, record, config, proc)?;
+        if new_user {
+            // From now on it may be another user's process, which one without privileges can't place.
             child.channel.send(&Message::Mapped)?;
         }
-        log::debug(|| format!("init of container {} is process {}", record.id, child.pid));
-        place(&child, &cgroup, record, config.process.as_ref(), proc)?;
         let stat = proc.stat(child.pid)?.context("the container's init is gone")?;
         init_file.write(Init { pid: child.pid, start_time: stat.start_time })?;
         drop(init_file);
@@ -389,7 +410,7 @@ fn clone_init(plan: NewContainer, cgroup: &cgroup::Cgroup) -> Result<(Child, Ini
     nix::unistd::chdir(&config.rootfs)
         .with_context(|| format!("root.path: change into {}", config.rootfs.display()))?;
     let (channel, theirs) = Channel::pair()?;
-    match fork(namespaces, cgroup, plan.common.proc)? {
+    match namespace::fork(namespaces, cgroup, plan.common.process, plan.common.proc)? {
         Forked::Child => {
             drop(channel);
             init::new_container(plan, theirs)
@@ -402,48 +423,6 @@ fn clone_init(plan: NewContainer, cgroup: &cgroup::Cgroup) -> Result<(Child, Ini
             }
         }
     }
-}
-
-/// Clones the first process into its namespaces.
-fn fork(namespaces: &Namespaces, cgroup: &cgroup::Cgroup, proc: &Proc) -> Result<Forked> {
-    const STEP: &str = "clone the container's init (clone3)";
-    let flags = namespace::clone_flags(namespaces);
-    let joined_user = namespaces.joined().find(|(kind, _)| *kind == Ns::User);
-    let Some((kind, path)) = joined_user else {
-        let back = namespace::enter_for_child(namespaces, proc)?;
-        let forked = clone3(flags, cgroup.clone_fd()).context(STEP)?;
-        if let Forked::Parent { .. } = forked {
-            back.go()?;
-        }
-        return Ok(forked);
-    };
-    // The new namespaces are to belong to the joined user namespace, and nobody comes back from
-    // one: a process in between enters it and makes the container's init as its own sibling.
-    let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("pipe2")?;
-    let Forked::Parent { pidfd: between, .. } = clone3(CloneFlags::empty(), None).context(STEP)?
-    else {
-        let outcome = namespace::join(kind, path)
-            .and_then(|()| namespace::enter_for_child(namespaces, proc))
-            .and_then(|_| {
-                clone3(flags | CloneFlags::CLONE_PARENT, cgroup.clone_fd()).context(STEP)
-            });
-        let text = match outcome {
-            Ok(Forked::Child) => return Ok(Forked::Child),
-            Ok(Forked::Parent { pid, .. }) => pid.to_string(),
-            Err(error) => format!("{error:#}"),
-        };
-        let _ = nix::unistd::write(&writer, text.as_bytes());
-        sys::clone::exit_now(0);
-    };
-    drop(writer);
-    let mut text = String::new();
-    let read = std::fs::File::from(reader).read_to_string(&mut text);
-    read.context("hear from the process in the user namespace")?;
-    sys::clone::wait_status(between.as_fd()).context("wait for it")?;
-    let Ok(pid) = text.parse() else { bail!(text) };
-    // It can't be reaped by anybody else meanwhile: it is a child of this process.
-    let pidfd = sys::clone::pidfd_open(pid).context("watch the container's init")?;
-    Ok(Forked::Parent { pid, pidfd })
 }
 
 /// Who is to own the container's cgroup instead of the caller: the container's user, where it gets
@@ -461,6 +440,23 @@ pub(crate) fn cgroup_owner(config: &Config, record: &Record) -> Option<u32> {
     config.namespaces.host_uid(uid).filter(|uid| wanted && *uid != 0)
 }
 
+/// As [`place`], for the first process: only around it can systemd make the cgroup.
+fn place_first(
+    child: &Child,
+    cgroup: &mut cgroup::Cgroup,
+    record: &Record,
+    config: &Config,
+    proc: &Proc,
+) -> Result<()> {
+    let resources = config.resources.as_ref();
+    let warnings = cgroup.start_unit(child.pid, resources, &record.annotations)?;
+    warnings.iter().for_each(|warning| log::warning(warning));
+    if let Some(uid) = cgroup_owner(config, record) {
+        cgroup.delegate(uid)?;
+    }
+    place(child, cgroup, record, config.process.as_ref(), proc)
+}
+
 /// What only the parent may do to the child: its cgroups and resctrl groups, its rank for the OOM killer.
 fn place(
     child: &Child,
@@ -475,10 +471,7 @@ fn place(
     if let Some(groups) = &record.resctrl {
         groups.add(child.pid)?;
     }
-    match process.and_then(|process| process.oom_score_adj) {
-        Some(score) => process::set_oom_score(proc, &child.pid.to_string(), score),
-        None => Ok(()),
-    }
+    process::set_oom_score(process, &child.pid.to_string(), proc)
 }
 
 pub(crate) fn runtime_hooks(record: &Record, config: &Config, pid: i32) -> Result<()> {
@@ -525,11 +518,14 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
     if let Some(error) = host::missing_for(process).into_iter().next() {
         return Err(error);
     }
+    let mut cgroup = container.record.cgroup.open()?.or_without();
+    if !options.cgroups.is_empty() {
+        cgroup.enter(&options.cgroups)?;
+    }
     let (target, init_pid) = container
         .init_pidfd()?
         .with_context(|| format!("cannot exec in container {id}: it is stopped"))?;
     let proc = container.proc();
-    let cgroup = container.record.cgroup.open()?;
     let plan = Common {
         process: Some(process),
         filter: compile(config)?,
@@ -548,18 +544,24 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
             "process.execCPUAffinity.initial: may the runtime run on any of these processors?",
         )?;
     }
-    let flags = config.namespaces.all_flags();
-    // A process can't change its own PID namespace, only its children's.
-    if flags.contains(CloneFlags::CLONE_NEWPID) {
-        setns(&target, CloneFlags::CLONE_NEWPID).context("exec: enter the PID namespace")?;
-    }
     let (channel, theirs) = Channel::pair()?;
-    let mut child = match clone3(CloneFlags::empty(), cgroup.clone_fd()).context("exec: clone3")? {
+    let fork = |cgroup: &cgroup::Cgroup| {
+        namespace::fork_into(&target, &config.namespaces, cgroup, process, proc)
+    };
+    let (forked, left) = match fork(&cgroup) {
+        Err(error) if error.downcast_ref() == Some(&Errno::EBUSY) && options.cgroups.is_empty() => {
+            cgroup.follow(init_pid, proc)?;
+            fork(&cgroup)?
+        }
+        forked => forked?,
+    };
+    let mut child = match forked {
         Forked::Child => {
             drop(channel);
             // The container's processes see this one as soon as it is in their PID namespace.
             let _ = sys::process::set_dumpable(false);
-            init::joined(&plan, &target, flags - CloneFlags::CLONE_NEWPID, root, theirs)
+            let user = config.namespaces.get(Ns::User).is_some();
+            init::joined(&plan, &target, left, user, root, theirs)
         }
         Forked::Parent { pid, pidfd } => Child { pid, pidfd, console: None, first: false, channel },
     };

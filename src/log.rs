@@ -49,14 +49,14 @@ pub fn init(path: Option<&Path>, format: Format, debug: bool) -> Result<()> {
 /// Something odd that is no error.
 pub fn warning(message: &str) {
     if !write_to_file("warning", message) {
-        eprintln!("ultari: warning: {message}");
+        to_stderr(&format!("warning: {message}"));
     }
 }
 
 /// The error that ends the command: on standard error in any case.
 pub fn error(message: &str) {
     write_to_file("error", message);
-    eprintln!("ultari: {}", one_line(message));
+    to_stderr(&one_line(message));
 }
 
 /// What a developer wants to see with `--debug`.
@@ -64,9 +64,14 @@ pub fn debug(message: impl FnOnce() -> String) {
     if LOG.get().is_some_and(|log| log.debug) {
         let message = message();
         if !write_to_file("debug", &message) {
-            eprintln!("ultari: debug: {message}");
+            to_stderr(&format!("debug: {message}"));
         }
     }
+}
+
+/// `eprintln!` would panic when nobody reads.
+fn to_stderr(message: &str) {
+    let _ = std::io::stderr().write_all(format!("ultari: {message}\n").as_bytes());
 }
 
 fn one_line(message: &str) -> String {

@@ -2,6 +2,7 @@
 //! entered before it.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -10,10 +11,11 @@ use nix::sched::{CloneFlags, setns, unshare};
 use oci_spec::runtime::LinuxNamespaceType as Ns;
 
 use crate::procfs::Proc;
-use crate::spec::Namespaces;
-use crate::spec::namespace::{IdMapping, flag, word};
-use crate::sys;
-use crate::sys::clone::CLONE_NEWTIME;
+use crate::security::capabilities::have;
+use crate::spec::namespace::{flag, word};
+use crate::spec::{Namespaces, Process};
+use crate::sys::clone::{CLONE_NEWTIME, Forked, clone3, exit_now, pidfd_open, wait_status};
+use crate::{cgroup, process, sys, userns};
 
 /// The kernel's name of a namespace file (namespaces(7)).
 fn file_name(kind: Ns) -> &'static str {
@@ -73,6 +75,16 @@ impl Return {
     }
 }
 
+/// Whether a joined namespace of this kind is entered before the clone.
+fn is_entered_early(kind: Ns) -> bool {
+    !matches!(kind, Ns::Mount | Ns::User | Ns::Cgroup)
+}
+
+/// Whether [`enter_for_child`] leaves any namespace of the caller.
+pub fn leaves_any(namespaces: &Namespaces) -> bool {
+    namespaces.is_new(Ns::Time) || namespaces.joined().any(|(kind, _)| is_entered_early(kind))
+}
+
 /// Enters what the next child is to be born in: the joined namespaces but the mount and user
 /// ones, and a new time namespace, whose clocks can be set only before anyone is in it. Not the
 /// cgroup namespace: out of it the child could not be cloned into its cgroup.
@@ -88,7 +100,7 @@ pub fn enter_for_child(namespaces: &Namespaces, proc: &Proc) -> Result<Return> {
         Ok(())
     };
     for (kind, path) in namespaces.joined() {
-        if matches!(kind, Ns::Mount | Ns::User | Ns::Cgroup) {
+        if !is_entered_early(kind) {
             continue;
         }
         remember(kind)?;
@@ -113,40 +125,111 @@ pub fn clone_flags(namespaces: &Namespaces) -> CloneFlags {
     namespaces.new_flags() - CloneFlags::CLONE_NEWCGROUP - CLONE_NEWTIME
 }
 
-/// Writes the id maps of process `pid`, which is in a new user namespace. `owner` is the part of
-/// config.json that has the mappings.
+/// Clones the first process into its namespaces.
 ///
 /// # Errors
-/// When the kernel refuses a map, say because the caller does not own the host's ids.
-pub fn write_id_maps(
-    owner: &str,
-    uid_mappings: &[IdMapping],
-    gid_mappings: &[IdMapping],
+/// Names the namespace, or what to do where the kernel refuses new ones.
+pub fn fork(
+    namespaces: &Namespaces,
+    cgroup: &cgroup::Cgroup,
+    program: Option<&Process>,
     proc: &Proc,
-    pid: i32,
-) -> Result<()> {
-    let lines = |mappings: &[IdMapping]| -> String {
-        let line = |m: &IdMapping| format!("{} {} {}\n", m.container, m.host, m.size);
-        mappings.iter().map(line).collect()
-    };
-    let privileged = nix::unistd::geteuid().is_root();
-    if !privileged {
-        // Who may not change its groups may map them (user_namespaces(7)).
-        proc.write(&format!("{pid}/setgroups"), "deny").context("forbid setgroups")?;
-    }
-    for (file, property, mappings) in
-        [("uid_map", "uidMappings", uid_mappings), ("gid_map", "gidMappings", gid_mappings)]
-    {
-        proc.write(&format!("{pid}/{file}"), &lines(mappings)).with_context(|| {
-            let hint =
-                if privileged { "" } else { " (without privileges only your own id can be)" };
-            format!("{owner}.{property}: set the map{hint}")
+) -> Result<Forked> {
+    let flags = clone_flags(namespaces);
+    let joined_user = namespaces.joined().find(|(kind, _)| *kind == Ns::User);
+    // Root in a user namespace only could not come back to namespaces of the host.
+    if joined_user.is_none() && !(leaves_any(namespaces) && userns::is_inside()) {
+        let back = enter_for_child(namespaces, proc)?;
+        let forked = clone3(flags, cgroup.clone_fd()).map_err(|errno| {
+            userns::explain_clone(errno, namespaces, cgroup.clone_fd().is_some())
         })?;
+        if let Forked::Parent { .. } = forked {
+            back.go()?;
+        }
+        return Ok(forked);
     }
-    Ok(())
+    fork_within(flags, namespaces, cgroup, || {
+        process::set_oom_score(program, "self", proc)?;
+        if let Some((kind, path)) = joined_user {
+            // The new namespaces are to belong to it.
+            join(kind, path)?;
+        }
+        enter_for_child(namespaces, proc).map(drop)
+    })
 }
 
-/// Refuses namespaces that the kernel lacks, by name, before anything is made.
+/// Clones a process into namespaces that it enters by `enter` and from which nobody comes back, as
+/// a user namespace: a process in between enters them and clones its own sibling.
+fn fork_within(
+    flags: CloneFlags,
+    namespaces: &Namespaces,
+    cgroup: &cgroup::Cgroup,
+    enter: impl FnOnce() -> Result<()>,
+) -> Result<Forked> {
+    let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("pipe2")?;
+    let Forked::Parent { pidfd: between, .. } =
+        clone3(CloneFlags::empty(), None).context("clone3")?
+    else {
+        let outcome = enter().and_then(|()| {
+            clone3(flags | CloneFlags::CLONE_PARENT, cgroup.clone_fd()).map_err(|errno| {
+                userns::explain_clone(errno, namespaces, cgroup.clone_fd().is_some())
+            })
+        });
+        let text = match outcome {
+            Ok(Forked::Child) => return Ok(Forked::Child),
+            Ok(Forked::Parent { pid, .. }) => pid.to_string(),
+            Err(error) => format!("{error:#}"),
+        };
+        let _ = nix::unistd::write(&writer, text.as_bytes());
+        exit_now(0);
+    };
+    drop(writer);
+    let mut text = String::new();
+    let read = std::fs::File::from(reader).read_to_string(&mut text);
+    read.context("hear from the process in the user namespace")?;
+    wait_status(between.as_fd()).context("wait for it")?;
+    ensure!(!text.is_empty(), "clone the container's init: the process in between was killed");
+    let Ok(pid) = text.parse() else { bail!(text) };
+    // It can't be reaped by anybody else meanwhile: it is a child of this process.
+    let pidfd = pidfd_open(pid).context("watch the container's init")?;
+    Ok(Forked::Parent { pid, pidfd })
+}
+
+/// Clones a process into the PID namespace of `target`, and, where only that gives the right to,
+/// into its user namespace; with the flags of those that it is still to enter. A process can't
+/// change its own PID namespace, only its children's.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn fork_into(
+    target: &OwnedFd,
+    namespaces: &Namespaces,
+    cgroup: &cgroup::Cgroup,
+    program: &Process,
+    proc: &Proc,
+) -> Result<(Forked, CloneFlags)> {
+    let all = namespaces.all_flags();
+    let pid = all & CloneFlags::CLONE_NEWPID;
+    let user = all & CloneFlags::CLONE_NEWUSER;
+    let enter = |flags: CloneFlags| match flags.is_empty() {
+        true => Ok(()),
+        false => setns(target, flags).context("exec: enter the container's PID namespace"),
+    };
+    if !user.is_empty() && !have(caps::Capability::CAP_SYS_ADMIN) {
+        let forked = fork_within(CloneFlags::empty(), namespaces, cgroup, || {
+            process::set_oom_score(Some(program), "self", proc)?;
+            let _ = crate::sys::process::set_dumpable(false);
+            enter(user | pid)
+        })?;
+        return Ok((forked, all - user - pid));
+    }
+    enter(pid)?;
+    let forked = clone3(CloneFlags::empty(), cgroup.clone_fd()).context("exec: clone3")?;
+    Ok((forked, all - pid))
+}
+
+/// Refuses namespaces that the kernel lacks, by name, before anything is made; and a container that
+/// this user could make in a user namespace only.
 ///
 /// # Errors
 /// Names the namespace.
@@ -160,6 +243,13 @@ pub fn check_support(namespaces: &Namespaces) -> Result<()> {
             Path::new(&path).exists(),
             "linux.namespaces: this kernel has no {} namespaces",
             word(kind)
+        );
+    }
+    if namespaces.get(Ns::User).is_none() && !have(caps::Capability::CAP_SYS_ADMIN) {
+        bail!(
+            "linux.namespaces: a user without privileges makes containers in a user namespace: add \
+             {{\"type\": \"user\"}}, linux.uidMappings and linux.gidMappings (`ultari spec \
+             --rootless` writes an example), or run this as root"
         );
     }
     if namespaces.get(Ns::Mount).is_none() && namespaces.get(Ns::User).is_some() {

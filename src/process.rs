@@ -57,19 +57,6 @@ pub fn apply_scheduler(process: &Process) -> Result<()> {
     Ok(())
 }
 
-/// The rank for the OOM killer of process `who` (a pid, or `self`), over its exec.
-///
-/// # Errors
-/// When the kernel lets only the privileged go that low.
-pub fn set_oom_score(proc: &Proc, who: &str, score: i32) -> Result<()> {
-    proc.write(&format!("{who}/oom_score_adj"), &score.to_string()).with_context(|| {
-        format!(
-            "process.oomScoreAdj: set {score} (going below the caller's value needs \
-             CAP_SYS_RESOURCE)"
-        )
-    })
-}
-
 /// Binds a process of `exec`, which is in the container's cgroup by now, to its processors.
 ///
 /// # Errors
@@ -118,6 +105,22 @@ pub fn apply_labels(process: &Process, proc: &Proc) -> Result<()> {
     Ok(())
 }
 
+/// Sets the OOM killer's score of the process that procfs calls `pid`. Not the process's own
+/// business: in a user namespace it has lost the right to lower it.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn set_oom_score(process: Option<&Process>, pid: &str, proc: &Proc) -> Result<()> {
+    let Some(score) = process.and_then(|process| process.oom_score_adj) else { return Ok(()) };
+    let file = format!("{pid}/oom_score_adj");
+    if proc.read(&file).is_ok_and(|now| now.trim() == score.to_string()) {
+        return Ok(());
+    }
+    proc.write(&file, &score.to_string()).with_context(|| {
+        format!("process.oomScoreAdj: set {score} (going below the caller's value needs CAP_SYS_RESOURCE)")
+    })
+}
+
 /// User, groups and bounding set. The capabilities themselves stay until the last moment: a
 /// seccomp filter without `no_new_privs` needs them.
 ///
@@ -133,7 +136,13 @@ pub fn take_identity(process: &Process) -> Result<()> {
     match sys::process::setgroups(&user.additional_gids) {
         // In a user namespace made without privileges groups can't be changed, hence not gained.
         Err(Errno::EPERM) if user.additional_gids.is_empty() => {}
-        other => other.context("process.user.additionalGids: set the groups")?,
+        Err(Errno::EPERM) => {
+            return Err(Errno::EPERM).context(
+                "process.user.additionalGids: a user namespace made without privileges may not set \
+             groups, unless newgidmap has written linux.gidMappings (more than one id)",
+            );
+        }
+        other => other.context("process.user.additionalGids: are all in linux.gidMappings?")?,
     }
     let unmapped = "is it in linux.uidMappings and linux.gidMappings?";
     sys::process::setgid(user.gid)

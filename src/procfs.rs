@@ -6,6 +6,7 @@
 //! good after `pivot_root`: `self` is the process that asks, and `sys/net`, `sys/kernel` show the
 //! namespaces of the process that asks.
 
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 
@@ -73,6 +74,26 @@ impl Proc {
         let text = self.read("self/status")?;
         let mask = text.lines().find_map(|line| line.strip_prefix("SigIgn:"));
         Ok(mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0))
+    }
+
+    /// The numbers of all processes.
+    ///
+    /// # Errors
+    /// When the folder can't be read.
+    pub fn processes(&self) -> Result<Vec<i32>> {
+        let folder = self.open_file(".", OFlag::O_RDONLY | OFlag::O_DIRECTORY);
+        let mut folder = nix::dir::Dir::from_fd(folder.context("open /proc")?)?;
+        let entries = folder.iter().collect::<nix::Result<Vec<_>>>().context("list /proc")?;
+        Ok(entries
+            .iter()
+            .filter_map(|entry| entry.file_name().to_str().ok()?.parse().ok())
+            .collect())
+    }
+
+    /// What names the namespace `kind` (`pid`, `mnt` …) of process `pid`, as `pid:[4026531836]`;
+    /// none for a process that is gone or that the caller may not look at.
+    pub fn namespace(&self, pid: i32, kind: &str) -> Option<OsString> {
+        nix::fcntl::readlinkat(&self.0, format!("{pid}/ns/{kind}").as_str()).ok()
     }
 
     /// State letter and start time (clock ticks since boot) of process `pid` (proc_pid_stat(5));

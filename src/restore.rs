@@ -21,7 +21,7 @@ use crate::criu::{self, Criu, Kind, Notice};
 use crate::rootfs::{self, root};
 use crate::spec::mount::Kind as MountKind;
 use crate::spec::{self, Config};
-use crate::state::{Folder, Init, InitFile};
+use crate::state::{Init, InitFile};
 use crate::{console, host, launch, log, namespace, sys};
 
 /// What `restore` is told.
@@ -53,7 +53,7 @@ pub struct Restored {
 /// # Errors
 /// With criu's reason; nothing is left behind.
 pub fn restore(bundle: &Path, options: &Options) -> Result<(Container, Restored)> {
-    let (config, text) = spec::load(bundle)?;
+    let (mut config, text) = spec::load(bundle)?;
     let id = &options.launch.id;
     checkpoint::check(&config).with_context(|| format!("cannot restore container {id}"))?;
     launch::check_terminal(config.process.as_ref(), &options.launch)?;
@@ -65,15 +65,8 @@ pub fn restore(bundle: &Path, options: &Options) -> Result<(Container, Restored)
     config.warnings.iter().for_each(|warning| log::warning(warning));
     let proc = crate::procfs::Proc::open()?;
     let folders = options.common.open("restore.log")?;
-    let record = launch::new_record(&config, &options.launch, bundle, &proc)?;
-    let folder = Folder::create(&options.launch.root, id)?;
-    let init_file = (|| {
-        let init_file = folder.create_init()?;
-        folder.write(&record, &text)?;
-        folder.make_notify()?;
-        Ok(init_file)
-    })();
-    let init_file = init_file.inspect_err(|_: &anyhow::Error| drop(folder.remove()))?;
+    let (folder, record, init_file) =
+        launch::put_on_record(bundle, &mut config, &text, &options.launch, &proc)?;
     let container = Container::from_parts(folder, record, proc, config);
     match make(&container, init_file, &folders, options) {
         Ok(restored) => Ok((container, restored)),
@@ -95,13 +88,13 @@ fn make(
     let record = &container.record;
     let config = container.config()?;
     let proc = container.proc();
-    let (cgroup, warnings) = record.cgroup.create(config.resources.as_ref())?;
+    let (mut cgroup, warnings) = record.cgroup.create(config.resources.as_ref())?;
     warnings.iter().for_each(|warning| log::warning(warning));
     if let (Some(groups), Some(rdt)) = (&record.resctrl, &config.intel_rdt) {
         groups.create(rdt)?;
     }
-    if let Some(uid) = launch::cgroup_owner(config, record) {
-        cgroup.delegate(uid)?;
+    if container.folder().notify_path()?.is_none() {
+        container.folder().make_notify()?;
     }
     // criu wants the root to be a mount of its own, which nothing is shared with.
     let target = container.folder().make_rootfs()?;
@@ -139,6 +132,12 @@ fn make(
     let criu = Criu::start_for_restore(&options.common.criu, stdin, confined)?;
     drop(inherited);
     let maker = criu.pid();
+    let resources = config.resources.as_ref();
+    let warnings = cgroup.start_unit(maker, resources, &record.annotations)?;
+    warnings.iter().for_each(|warning| log::warning(warning));
+    if let Some(uid) = launch::cgroup_owner(config, record) {
+        cgroup.delegate(uid)?;
+    }
     let mut restored = None;
     let mut terminal = None;
     let outcome = criu.ask(Kind::Restore, request, &folders.log(), &mut |notice, fd| {

@@ -105,9 +105,17 @@ impl Folder {
         builder.mode(0o700);
         let made = match builder.create(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let parents = builder.recursive(true).create(root);
-                parents.with_context(|| format!("make the state root {}", root.display()))?;
-                builder.recursive(false).create(&path)
+                let mut parents = DirBuilder::new();
+                // The sticky bit keeps the folder from being tidied away (XDG Base Directory
+                // Specification, "Environment variables").
+                parents.mode(0o1700).recursive(true).create(root).with_context(|| {
+                    format!(
+                        "make the folder of the containers' records, {} (--root or \
+                         XDG_RUNTIME_DIR name another)",
+                        root.display()
+                    )
+                })?;
+                builder.create(&path)
             }
             other => other,
         };
@@ -134,6 +142,13 @@ impl Folder {
         match open(&path, flags, Mode::empty()) {
             Ok(fd) => Ok(Some(Self { fd, path })),
             Err(Errno::ENOENT) => Ok(None),
+            Err(Errno::EACCES) => Err(Errno::EACCES).with_context(|| {
+                format!(
+                    "look for the container in {}: its containers are another user's; act as \
+                     that user or as root",
+                    path.parent().unwrap_or(&path).display()
+                )
+            }),
             Err(errno) => Err(errno).with_context(|| format!("open {}", path.display())),
         }
     }
@@ -246,6 +261,14 @@ impl Folder {
         let start_time = numbers.next().and_then(|n| n.parse().ok());
         let init = pid.zip(start_time).map(|(pid, start_time)| Init { pid, start_time });
         Ok((init, locked))
+    }
+
+    /// Waits until the first process has closed the file by its exec. That comes a moment before or
+    /// after the end of its channel, so that only together they tell that all others see it run.
+    pub fn wait_for_exec(&self) {
+        // It runs by now; that we can't wait for others to know is no failure.
+        let Ok(file) = self.file(INIT, OFlag::O_RDONLY) else { return };
+        while file.lock_shared().is_err_and(|e| e.kind() == std::io::ErrorKind::Interrupted) {}
     }
 
     /// Whether the gate is there.

@@ -15,9 +15,13 @@ impl Location {
     /// Returns it with warnings on what was left out although it does no harm.
     ///
     /// On failure everything made here is removed again. A cgroup that exists already is taken
-    /// over if it has no processes and is not frozen.
+    /// over if it has no processes and is not frozen. With the systemd driver nothing is done yet:
+    /// see [`Cgroup::start_unit`].
     pub fn create(&self, resources: Option<&LinuxResources>) -> Result<(Cgroup, Vec<String>)> {
         let mut cgroup = Cgroup::handle(self, open_root()?);
+        if self.is_unit() {
+            return Ok((cgroup, Vec::new()));
+        }
         let mut made = Vec::new();
         let result = cgroup.make(resources, &mut made);
         if result.is_err() {
@@ -29,6 +33,43 @@ impl Location {
         let warnings = result
             .with_context(|| format!("cannot make the container's cgroup {}", cgroup.shown()))?;
         Ok((cgroup, warnings))
+    }
+}
+
+impl Location {
+    /// Finds out, without making anything, whether a user without privileges may make the cgroup,
+    /// if config.json needs one.
+    pub fn check_rights(&self, resources: Option<&LinuxResources>) -> Result<()> {
+        let needed = resources::needed_controllers(resources);
+        if !unprivileged() || self.is_unit() || self.optional && needed.is_empty() {
+            return Ok(());
+        }
+        let root = open_root()?;
+        for hierarchy in &self.hierarchies {
+            let path = hierarchy.path(&self.path, hierarchy.existing.min(self.path.len() - 1));
+            if Node::below(root.as_fd(), &path).is_writable() {
+                continue;
+            }
+            match self.optional {
+                true => bail!("linux.resources: {}", self.no_rights(Errno::EACCES)),
+                false => return Err(mkdir_error(&path, Errno::EACCES)),
+            }
+        }
+        Ok(())
+    }
+
+    fn no_rights(&self, errno: Errno) -> String {
+        let how = match self.is_unified() {
+            true => {
+                "start the runtime in a delegated cgroup (systemd-run --user --scope -p Delegate=yes)"
+            }
+            false => {
+                "have root make a cgroup of cgroup v1 for this user in each hierarchy (mkdir, chown -R) and name one below it in linux.cgroupsPath"
+            }
+        };
+        format!(
+            "this user may not make cgroups here ({errno}): {how}, or take the limit out of config.json"
+        )
     }
 }
 
@@ -56,9 +97,18 @@ impl Cgroup {
             }
             if !leaf_made {
                 new = false;
-                self.check_unused(&self.node(&hierarchy))?;
+                check_unused(&self.node(&hierarchy))?;
             }
         }
+        self.set_up(resources, new)
+    }
+
+    /// Applies all limits to the cgroup, which exists by now. `new`: nobody had it before.
+    pub(super) fn set_up(
+        &mut self,
+        resources: Option<&LinuxResources>,
+        new: bool,
+    ) -> Result<Vec<String>> {
         self.open_leaf().with_context(|| format!("cannot open the cgroup {}", self.shown()))?;
         self.check_not_frozen()?;
         let mut available = String::new();
@@ -66,11 +116,29 @@ impl Cgroup {
             available = self.enable_controllers(&hierarchy, resources)?;
         }
         let mut warnings = Vec::new();
-        self.apply_limits(resources, &available, &mut warnings)?;
+        let mut applied = self.apply_limits(resources, &available, &mut warnings);
+        if matches!(&applied, Err(error) if error.downcast_ref() == Some(&Errno::ENOENT)) {
+            self.await_files(&available);
+            warnings.clear();
+            applied = self.apply_limits(resources, &available, &mut warnings);
+        }
+        applied?;
         let rules =
             resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
         self.apply_devices(rules, new)?;
         Ok(warnings)
+    }
+
+    /// Waits for the files of the controllers in `available`. While another runtime enables one in a
+    /// parent that is new, the kernel names it before its files are there; a write that changes
+    /// nothing has to wait for the end of that.
+    fn await_files(&self, available: &str) {
+        let controller = available.split(' ').next().filter(|name| !name.is_empty());
+        if let (Some(hierarchy), Some(controller)) = (self.unified_hierarchy(), controller) {
+            let parent = self.node_at(hierarchy, self.location.path.len() - 1);
+            // Who may not write there gets the error of the missing file again.
+            let _ = parent.write("cgroup.subtree_control", &format!("+{controller}"));
+        }
     }
 
     /// Makes the directories that are missing; tells whether the last one was, or where it failed.
@@ -114,27 +182,13 @@ impl Cgroup {
         for path in made.drain(..).rev() {
             let _ = Node::below(self.root.as_fd(), &path).rmdir();
         }
-        self.absent = Some(format!(
-            "this user may not make cgroups here ({errno}): start the runtime in a delegated cgroup (systemd-run --user --scope -p Delegate=yes), or take the limit out of config.json"
-        ));
+        self.absent = Some(self.location.no_rights(errno));
         let mut warnings = Vec::new();
         self.apply_limits(resources, "", &mut warnings)?;
-        warnings.push(format!(
-            "the container has no cgroup of its own: this user may not make one in {} ({errno})",
-            self.shown()
-        ));
+        crate::log::debug(|| {
+            format!("no cgroup for the container: may not make {} ({errno})", self.shown())
+        });
         Ok(warnings)
-    }
-
-    /// A cgroup that was there before must not hold someone else's processes.
-    fn check_unused(&self, node: &Node) -> Result<()> {
-        let count = super::processes::all_below(node)?.len();
-        ensure!(
-            count == 0,
-            "linux.cgroupsPath: container's cgroup is not empty: {count} process(es) found in {}: choose another path, or end them first",
-            node.path()
-        );
-        Ok(())
     }
 
     /// In a frozen cgroup, or in a frozen parent's, the container's first process would never run
@@ -199,18 +253,24 @@ impl Cgroup {
     ///
     /// On a v2 host these are all that the host offers, as in runc: engines read memory.current,
     /// pids.current and the like of containers without limits. On a hybrid host it is only what
-    /// the limits need, because the numbers are read from v1 there.
+    /// the limits need, because the numbers are read from v1 there; and in systemd's tree, because
+    /// it enables what it knows itself.
     pub(super) fn enable_controllers(
         &mut self,
         hierarchy: &Hierarchy,
         resources: Option<&LinuxResources>,
     ) -> Result<String> {
         let hybrid = self.location.hierarchies.len() > 1;
-        let needed: Vec<&str> = resources::needed_controllers(resources)
+        let sparing = hybrid || self.location.is_unit();
+        let mut needed: Vec<&str> = resources::needed_controllers(resources)
             .into_iter()
             .filter(|(v1, _)| self.v1_node(v1).is_none())
             .map(|(_, v2)| v2)
             .collect();
+        let files = resources.and_then(|resources| resources.unified().as_ref());
+        needed.extend(
+            files.iter().flat_map(|files| files.keys()).filter_map(|file| file.split('.').next()),
+        );
         if hybrid && needed.is_empty() {
             return Ok(String::new());
         }
@@ -218,7 +278,7 @@ impl Cgroup {
         let available = leaf.text("cgroup.controllers")?;
         let offered = self.node_at(hierarchy, 0).text("cgroup.controllers")?;
         let mut wanted: Vec<&str> =
-            offered.split_whitespace().filter(|name| !hybrid || needed.contains(name)).collect();
+            offered.split_whitespace().filter(|name| !sparing || needed.contains(name)).collect();
         // In a tree that was used before nothing is left to do.
         if wanted.iter().all(|name| available.split(' ').any(|have| have == *name)) {
             return Ok(available);
@@ -238,6 +298,17 @@ impl Cgroup {
         self.not_enabled = notes;
         Ok(available)
     }
+}
+
+/// A cgroup that was there before must not hold someone else's processes.
+pub(super) fn check_unused(node: &Node) -> Result<()> {
+    let count = super::processes::all_below(node)?.len();
+    ensure!(
+        count == 0,
+        "linux.cgroupsPath: container's cgroup is not empty: {count} process(es) found in {}: choose another path, or end them first",
+        node.path()
+    );
+    Ok(())
 }
 
 /// Enables what is not enabled yet; what can't be is taken off `wanted`, with a note why.

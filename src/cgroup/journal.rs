@@ -1,13 +1,23 @@
-//! What a change of limits overwrites, so that it can be taken back when a later part is refused.
+//! Changes of limits that may not last: what they overwrite, so that it can be taken back when a
+//! later part is refused; or that they are only tried, and nothing is to be written at all.
 
 use super::node::Node;
 use std::cell::RefCell;
 use std::fs::OpenOptions;
 use std::io::Write;
 
-/// The steps that lead back, in the order of the writes that they undo.
-#[derive(Default)]
-pub(super) struct Journal(RefCell<Vec<Vec<Step>>>);
+pub(super) enum Journal {
+    /// The steps that lead back, in the order of the writes that they undo.
+    Undo(RefCell<Vec<Vec<Step>>>),
+    /// Writes are left out, and files that are not there are read as empty ones.
+    Trial,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self::Undo(RefCell::default())
+    }
+}
 
 /// A file by its full path, and a line to write to it.
 pub(super) type Step = (String, String);
@@ -15,14 +25,21 @@ pub(super) type Step = (String, String);
 impl Journal {
     /// Remembers how to undo a write.
     pub(super) fn push(&self, steps: Vec<Step>) {
-        self.0.borrow_mut().push(steps);
+        if let Self::Undo(list) = self {
+            list.borrow_mut().push(steps);
+        }
+    }
+
+    pub(super) fn is_trial(&self) -> bool {
+        matches!(self, Self::Trial)
     }
 
     /// Takes everything back, the last write first, so that each step finds what it found on the
     /// way there. Returns what could not be.
     pub(super) fn undo(self) -> Vec<String> {
         let mut failures = Vec::new();
-        for (path, line) in self.0.into_inner().into_iter().rev().flatten() {
+        let Self::Undo(list) = self else { return failures };
+        for (path, line) in list.into_inner().into_iter().rev().flatten() {
             let put = OpenOptions::new().write(true).open(&path);
             let put = put.and_then(|mut file| file.write_all(line.as_bytes()));
             if let Err(error) = put {

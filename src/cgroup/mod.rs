@@ -16,11 +16,14 @@
 //! from any of them (cpuacct, blkio), systemd's named one keeps it from taking our processes for
 //! its own, and the unified one kills all of a container in one write and says when it is empty.
 //!
-//! This is the cgroupfs driver: it writes to the tree itself.
+//! The cgroupfs driver writes to the tree itself; with the systemd driver ([`systemd`]) the cgroup
+//! is made by systemd, on a v2 host, and the rest is the same.
 
+mod bus;
 mod convert;
 mod create;
 mod devices;
+mod inside;
 mod journal;
 mod node;
 mod oom;
@@ -28,8 +31,10 @@ mod processes;
 mod remove;
 mod resources;
 mod stats;
+mod systemd;
 #[cfg(test)]
 mod tests;
+mod unit_properties;
 mod v1;
 mod v2;
 
@@ -42,9 +47,10 @@ use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use node::Node;
 pub use node::ROOT;
 pub use oom::OomEvents;
+pub use processes::signal_each;
 use serde::{Deserialize, Serialize};
 pub use stats::Stats;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
@@ -102,14 +108,18 @@ pub struct Location {
     hierarchies: Vec<Hierarchy>,
     /// config.json leaves the place to us: a user without rights to any cgroup may go without.
     optional: bool,
+    /// The unit that makes and keeps the cgroup, with the systemd driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    systemd: Option<systemd::Unit>,
 }
 
 impl Location {
-    /// Decides where the cgroup of container `id` is. Changes nothing.
+    /// Decides where the cgroup of container `id` is. Changes nothing. One that holds processes is
+    /// refused.
     ///
     /// `cgroups_path` is `linux.cgroupsPath`. An absolute path starts at the root of the cgroup
     /// mounts (spec: config-linux.md, "Cgroups Path"). A relative one, whose meaning is left to the
-    /// runtime, starts there too; without one it is `/ultari/ID`. For a user other than root these
+    /// runtime, starts there too; without one it is `/ultari/ID`. For a user without privileges these
     /// two start at the parent of the caller's own cgroup instead, which is where systemd's
     /// delegation allows new ones.
     pub fn locate(cgroups_path: Option<&Path>, id: &str) -> Result<Self> {
@@ -124,10 +134,7 @@ impl Location {
             })?
             .filesystem_type();
         let unified = kind == CGROUP2_SUPER_MAGIC;
-        if unified
-            && !nix::unistd::geteuid().is_root()
-            && !configured.is_some_and(Path::is_absolute)
-        {
+        if unified && !configured.is_some_and(Path::is_absolute) && unprivileged() {
             let mut base = own_parent()?;
             base.append(&mut path);
             path = base;
@@ -141,6 +148,11 @@ impl Location {
         } else {
             mounted_hierarchies(root.as_fd(), &path)?
         };
+        for hierarchy in hierarchies.iter().filter(|hierarchy| hierarchy.existing == path.len()) {
+            // What goes on record is ours to kill.
+            let leaf = hierarchy.path(&path, path.len());
+            create::check_unused(&Node::below(root.as_fd(), &leaf))?;
+        }
         if configured.is_none() {
             // These names are ours alone, so whoever finds the parent empty removes it.
             let foreign = path.len() - 2;
@@ -148,7 +160,7 @@ impl Location {
                 hierarchy.existing = hierarchy.existing.min(foreign);
             }
         }
-        Ok(Self { path, hierarchies, optional: configured.is_none() })
+        Ok(Self { path, hierarchies, optional: configured.is_none(), systemd: None })
     }
 
     /// Whether the host has cgroup v2 alone.
@@ -174,6 +186,11 @@ impl Location {
         let found =
             self.hierarchies.iter().filter(freezer).min_by_key(|h| h.version == Version::V2);
         found.map(|h| Path::new(ROOT).join(h.path(&self.path, self.path.len())))
+    }
+
+    /// The container's cgroup on a v2 host.
+    pub fn unified_path(&self) -> PathBuf {
+        Path::new(ROOT).join(self.path.join("/"))
     }
 
     /// The same for every hierarchy; on a v2 host the one has no name.
@@ -208,6 +225,8 @@ pub struct Cgroup {
     not_enabled: Vec<String>,
     /// While limits are changed: what they were.
     journal: Option<Journal>,
+    /// Where a cgroup below it is meant: its path from here, by the hierarchy's directory.
+    inside: BTreeMap<String, String>,
 }
 
 impl Cgroup {
@@ -219,6 +238,7 @@ impl Cgroup {
             absent: None,
             not_enabled: Vec::new(),
             journal: None,
+            inside: BTreeMap::new(),
         }
     }
 
@@ -230,15 +250,26 @@ impl Cgroup {
     }
 
     /// Whether there is a cgroup at all. There is none if the user may not make one and neither
-    /// `linux.cgroupsPath` nor `linux.resources` asks for it, as in runc.
-    pub fn is_absent(&self) -> bool {
-        self.absent.is_some()
+    /// `linux.cgroupsPath` nor `linux.resources` asks for it, as in runc; or when it was removed.
+    pub fn exists(&self) -> bool {
+        self.hierarchies().iter().any(|hierarchy| self.node(hierarchy).exists(""))
+    }
+
+    /// Takes a cgroup that is not there and that config.json did not ask for as one that could not
+    /// be made: the container, if it lives, is without.
+    pub fn or_without(mut self) -> Self {
+        if self.location.optional && !self.exists() {
+            self.absent = Some("it could not be made when the container was created".into());
+        }
+        self
     }
 
     /// The cgroup's directory for clone3(2) with CLONE_INTO_CGROUP, on a v2 host. The child is
-    /// then in the cgroup from its first instruction and needs no [`Cgroup::add`].
+    /// then in the cgroup from its first instruction and needs no [`Cgroup::add`]. None with a user's
+    /// systemd: only that may move processes out of the caller's session.
     pub fn clone_fd(&self) -> Option<BorrowedFd<'_>> {
         match self.hierarchies() {
+            _ if self.location.systemd.as_ref().is_some_and(systemd::Unit::is_users) => None,
             [Hierarchy { version: Version::V2, .. }] => self.leaf.as_ref().map(AsFd::as_fd),
             _ => None,
         }
@@ -259,6 +290,8 @@ impl Cgroup {
             match nix::unistd::fchownat(leaf, file, owner, None, AtFlags::AT_EMPTY_PATH) {
                 // The list is that of all controllers; not each is enabled here.
                 Ok(()) | Err(Errno::ENOENT) => {}
+                // It stays with who runs the container, to whom alone it was delegated.
+                Err(Errno::EPERM) if unprivileged() => return Ok(()),
                 Err(errno) => {
                     let shown = self.shown();
                     return Err(errno)
@@ -277,20 +310,14 @@ impl Cgroup {
             "cannot move process {pid} into cgroup {}: the cgroup is gone",
             self.shown()
         );
-        let pid = pid.to_string();
         // The unified hierarchy comes first: it kills all that is in it, should we not get on.
         for node in self.unified().into_iter().chain(self.v1_nodes()) {
-            node.write("cgroup.procs", &pid).map_err(|errno| {
-                let hint = match errno {
-                    Errno::ESRCH => ": the process is gone",
-                    Errno::EOPNOTSUPP => ": the cgroup or its parent is a threaded one: choose another linux.cgroupsPath",
-                    Errno::EBUSY => ": controllers are enabled for its sub-cgroups, so it can't hold processes itself: move the process into one of them",
-                    Errno::ENOSPC => ": its cpuset has no CPUs or no memory nodes",
-                    Errno::EACCES | Errno::EPERM => ": moving a process needs the right to write to cgroup.procs of the common parent of its old and new cgroup: start the runtime in a delegated cgroup (systemd-run --user --scope -p Delegate=yes)",
-                    Errno::ENOENT | Errno::ENODEV => ": the cgroup is gone",
-                    _ => "",
-                };
-                anyhow::Error::new(errno).context(format!("cannot move process {pid} into cgroup {}{hint}", node.path()))
+            node.write("cgroup.procs", &pid.to_string()).or_else(|errno| {
+                match &self.location.systemd {
+                    // The way from a session's cgroup leads through one that is not the user's.
+                    Some(unit) if matches!(errno, Errno::EACCES | Errno::EPERM) => unit.attach(pid),
+                    _ => Err(move_error(pid, &node, errno)),
+                }
             })?;
         }
         Ok(())
@@ -307,7 +334,11 @@ impl Cgroup {
 
     /// The cgroup in this hierarchy, by its path.
     fn node(&self, hierarchy: &Hierarchy) -> Node<'_> {
-        self.node_at(hierarchy, self.location.path.len())
+        let node = self.node_at(hierarchy, self.location.path.len());
+        match self.inside.get(&hierarchy.directory) {
+            Some(below) if !below.is_empty() => node.child(below),
+            _ => node,
+        }
     }
 
     fn unified_hierarchy(&self) -> Option<&Hierarchy> {
@@ -346,6 +377,26 @@ impl Cgroup {
     }
 }
 
+fn move_error(pid: libc::pid_t, node: &Node, errno: Errno) -> anyhow::Error {
+    let hint = match errno {
+        Errno::ESRCH => ": the process is gone",
+        Errno::EOPNOTSUPP => {
+            ": the cgroup or its parent is a threaded one: choose another linux.cgroupsPath"
+        }
+        Errno::EBUSY => {
+            ": controllers are enabled for its sub-cgroups, so it can't hold processes itself: move the process into one of them"
+        }
+        Errno::ENOSPC => ": its cpuset has no CPUs or no memory nodes",
+        Errno::EACCES | Errno::EPERM => {
+            ": moving a process needs the right to write to cgroup.procs of the common parent of its old and new cgroup: start the runtime in a delegated cgroup (systemd-run --user --scope -p Delegate=yes)"
+        }
+        Errno::ENOENT | Errno::ENODEV => ": the cgroup is gone",
+        _ => "",
+    };
+    anyhow::Error::new(errno)
+        .context(format!("cannot move process {pid} into cgroup {}{hint}", node.path()))
+}
+
 /// A normal path's components. `..` is refused: it could lead out of the cgroup that an engine
 /// keeps its containers in.
 fn components(path: &Path) -> Result<Vec<String>> {
@@ -371,29 +422,6 @@ fn components(path: &Path) -> Result<Vec<String>> {
     Ok(components)
 }
 
-/// The controllers that this host offers, of either version.
-///
-/// # Errors
-/// When no cgroup file system is mounted.
-pub fn controllers() -> Result<BTreeSet<String>> {
-    let location = Location::locate(None, "none")?;
-    let mut controllers = BTreeSet::new();
-    for hierarchy in &location.hierarchies {
-        match hierarchy.version {
-            Version::V1 => {
-                controllers.extend(hierarchy.directory.split(',').map(str::to_owned));
-            }
-            Version::V2 => {
-                let file = Path::new(ROOT).join(&hierarchy.directory).join("cgroup.controllers");
-                let text = std::fs::read_to_string(&file)
-                    .with_context(|| format!("read {}", file.display()))?;
-                controllers.extend(text.split_ascii_whitespace().map(str::to_owned));
-            }
-        }
-    }
-    Ok(controllers)
-}
-
 fn open_root() -> Result<OwnedFd> {
     open(ROOT, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
         .with_context(|| format!("cannot open {ROOT}"))
@@ -413,6 +441,20 @@ fn own_parent() -> Result<Vec<String>> {
         path.clear();
     }
     Ok(path)
+}
+
+/// The caller's own cgroup in the v1 hierarchy of the directory `name`; its root where /proc knows
+/// none.
+pub fn own_v1_path(name: &str) -> PathBuf {
+    let text = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    // hierarchy-ID:controllers:path; a hierarchy without controllers has a name (cgroups(7)).
+    let of_name = |line: &str| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        let own = controllers.strip_prefix("name=").unwrap_or(controllers) == name;
+        own.then(|| path.trim_start_matches('/').to_owned())
+    };
+    let path = text.lines().find_map(of_name).unwrap_or_default();
+    Path::new(ROOT).join(name).join(path)
 }
 
 /// The hierarchies of a legacy or hybrid host: the directories in /sys/fs/cgroup that are mounts.
@@ -464,8 +506,6 @@ fn existing(root: BorrowedFd, hierarchy: &Hierarchy, path: &[String]) -> Result<
 }
 
 /// Whether we lack root's rights on the host: not root, or root of a user namespace only.
-fn unprivileged() -> bool {
-    let whole = |map: String| map.split_whitespace().eq(["0", "0", "4294967295"]);
-    !nix::unistd::geteuid().is_root()
-        || !std::fs::read_to_string("/proc/self/uid_map").is_ok_and(whole)
+pub fn unprivileged() -> bool {
+    !nix::unistd::geteuid().is_root() || crate::userns::is_inside()
 }

@@ -78,6 +78,9 @@ impl<'a> Node<'a> {
 
     /// One write(2), which is what the kernel parses as one setting.
     pub(super) fn write(&self, file: &str, value: &str) -> nix::Result<()> {
+        if self.journal.is_some_and(Journal::is_trial) {
+            return Ok(());
+        }
         self.write_to(&self.open(file, OFlag::O_WRONLY)?, file, value)
     }
 
@@ -94,7 +97,12 @@ impl<'a> Node<'a> {
     /// A file that holds one setting, as text without the newline at its end. The kernel hands
     /// these out in one read(2).
     pub(super) fn read(&self, file: &str) -> nix::Result<String> {
-        let fd = self.open(file, OFlag::O_RDONLY)?;
+        let fd = match self.open(file, OFlag::O_RDONLY) {
+            Err(Errno::ENOENT) if self.journal.is_some_and(Journal::is_trial) => {
+                return Ok(String::new());
+            }
+            fd => fd?,
+        };
         let mut buffer = [0u8; 4096];
         loop {
             match read(&fd, &mut buffer) {
@@ -164,14 +172,22 @@ impl<'a> Node<'a> {
     }
 
     pub(super) fn exists(&self, file: &str) -> bool {
+        self.accessible(file, nix::unistd::AccessFlags::F_OK)
+    }
+
+    /// Whether cgroups may be made in it.
+    pub(super) fn is_writable(&self) -> bool {
+        self.accessible("", nix::unistd::AccessFlags::W_OK)
+    }
+
+    fn accessible(&self, file: &str, how: nix::unistd::AccessFlags) -> bool {
         let path = format!("{}{file}", self.prefix);
-        nix::unistd::faccessat(
-            self.base,
-            path.as_str(),
-            nix::unistd::AccessFlags::F_OK,
-            nix::fcntl::AtFlags::empty(),
-        )
-        .is_ok()
+        let at = nix::fcntl::AtFlags::empty();
+        match nix::unistd::faccessat(self.base, path.as_str(), how, at) {
+            // Whatever else keeps us from looking, it is no reason to leave it lying about.
+            Err(errno) if how.is_empty() => !matches!(errno, Errno::ENOENT | Errno::ENOTDIR),
+            outcome => outcome.is_ok(),
+        }
     }
 
     /// Makes the cgroup. One that is to hold those of containers (`parent`) is marked as ours, so

@@ -78,6 +78,9 @@ impl Cgroup {
     /// SIGKILL to every process, frozen or not. They are gone a moment later ([`Cgroup::remove`]
     /// waits for that). Not an error if there are none.
     pub fn kill(&self) -> Result<()> {
+        if self.location.systemd.as_ref().is_some_and(|unit| unit.is_foreign()) {
+            return Ok(());
+        }
         if let Some(node) = self.unified() {
             match node.write("cgroup.kill", "1") {
                 Ok(()) | Err(Errno::ENOENT | Errno::ENODEV) => {}
@@ -104,9 +107,7 @@ impl Cgroup {
         let frozen = self.freeze().is_ok();
         for round in 0..KILL_ROUNDS {
             let pids = self.processes()?;
-            for pid in &pids {
-                send(*pid, libc::SIGKILL)?;
-            }
+            signal_each(&pids, libc::SIGKILL)?;
             if frozen {
                 return self.thaw();
             }
@@ -127,8 +128,7 @@ impl Cgroup {
         let was_frozen = self.frozen()?;
         // A process that can't be stopped must not keep the others from their signal.
         let froze = !was_frozen && self.freeze().is_ok();
-        let result =
-            self.processes().and_then(|pids| pids.iter().try_for_each(|pid| send(*pid, signal)));
+        let result = self.processes().and_then(|pids| signal_each(&pids, signal));
         if froze {
             self.thaw()?;
         }
@@ -144,6 +144,14 @@ impl Cgroup {
             ),
         }
     }
+}
+
+/// Sends a signal to processes; not an error for those that are gone.
+///
+/// # Errors
+/// When the caller has no right to.
+pub fn signal_each(pids: &[libc::pid_t], signal: libc::c_int) -> Result<()> {
+    pids.iter().try_for_each(|pid| send(*pid, signal))
 }
 
 fn send(pid: libc::pid_t, number: libc::c_int) -> Result<()> {

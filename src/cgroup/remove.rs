@@ -3,7 +3,7 @@
 use super::node::Node;
 use super::processes::{all_below, wait_for_event};
 use super::{Cgroup, Hierarchy, Version};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -20,6 +20,13 @@ impl Cgroup {
     pub fn remove(&self) -> Result<()> {
         let deadline = Instant::now() + TIMEOUT;
         let mut errors = Vec::new();
+        if let Some(unit) = &self.location.systemd {
+            match unit.stop() {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(error) => errors.push(format!("{error:#}")),
+            }
+        }
         for hierarchy in self.hierarchies() {
             if let Err(error) = self.remove_from(hierarchy, deadline) {
                 errors.push(format!("{error:#}"));
@@ -45,9 +52,16 @@ impl Cgroup {
             let parent = self.node_at(hierarchy, depth);
             // Made for this container, or for an earlier one that is gone.
             let ours = depth > hierarchy.existing || parent.is_marked();
-            // Another container may be in it by now; it stays then, and all above it.
-            if !ours || !matches!(parent.rmdir(), Ok(()) | Err(Errno::ENOENT)) {
+            if !ours {
                 break;
+            }
+            match parent.rmdir() {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                // Another container may be in it by now; it stays then, and all above it.
+                Err(Errno::EBUSY | Errno::ENOTEMPTY) => break,
+                Err(errno) => {
+                    return Err(errno).with_context(|| format!("cannot remove {}", parent.path()));
+                }
             }
         }
         Ok(())

@@ -4,7 +4,7 @@ use super::convert::set;
 use super::devices::Policy;
 use super::journal::Journal;
 use super::node::Node;
-use super::{Cgroup, Version, unprivileged, v1, v2};
+use super::{Cgroup, Location, Version, open_root, unprivileged, v1, v2};
 use crate::sys::bpf;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -109,6 +109,8 @@ impl Cgroup {
         self.journal = Some(Journal::default());
         let mut warnings = Vec::new();
         let mut result = self.apply_limits(Some(resources), &available, &mut warnings);
+        // Not before: what systemd has taken is not taken back.
+        result = result.and_then(|()| self.tell_systemd(resources, &available));
         // Last, because on v2 this step takes effect as a whole or not at all.
         if let Some(rules) = resources.devices().as_deref().filter(|rules| !rules.is_empty()) {
             result = result.and_then(|()| self.apply_devices(rules, false));
@@ -118,6 +120,45 @@ impl Cgroup {
             [] => error,
             left => error.context(format!("could not put back {}", left.join(", "))),
         })
+    }
+
+    /// What of `resources` would be refused in a cgroup at `location`, as far as can be told without
+    /// making one; and warnings.
+    ///
+    /// # Errors
+    /// When the host's cgroups can't be looked at.
+    pub fn try_limits(
+        location: &Location,
+        resources: &LinuxResources,
+    ) -> Result<(Vec<anyhow::Error>, Vec<String>)> {
+        let mut cgroup = Self::handle(location, open_root()?);
+        cgroup.journal = Some(Journal::Trial);
+        let mut available = String::new();
+        if let Some(hierarchy) = cgroup.unified_hierarchy().cloned() {
+            // What the root offers can be enabled all the way down, mostly.
+            let top = cgroup.node_at(&hierarchy, 0);
+            available = top.text("cgroup.controllers")?;
+            let directory = top.open_directory().with_context(|| format!("open {}", top.path()))?;
+            cgroup.leaf = Some(directory);
+        }
+        let (mut errors, mut warnings) = (Vec::new(), Vec::new());
+        // One part at a time, for the first error ends it.
+        let parts = serde_json::to_value(resources)?;
+        for (name, part) in parts.as_object().into_iter().flatten() {
+            let part = serde_json::from_value(serde_json::json!({ name: part }))?;
+            errors.extend(cgroup.apply_limits(Some(&part), &available, &mut warnings).err());
+        }
+        let rules = resources.devices().as_deref().unwrap_or_default();
+        errors.extend(Policy::new(rules).err());
+        Ok((errors, warnings))
+    }
+
+    /// Has systemd keep the limits that the files have, if the cgroup is of its making. It writes
+    /// them, too, a quota rounded to percents, so that they are written once more.
+    fn tell_systemd(&self, resources: &LinuxResources, available: &str) -> Result<()> {
+        let Some(unit) = &self.location.systemd else { return Ok(()) };
+        unit.set_limits(resources, &|file| self.unified()?.read(file).ok())?;
+        self.apply_limits(Some(resources), available, &mut Vec::new())
     }
 
     /// All limits but the device rules. `available` are the controllers of the v2 hierarchy's
@@ -171,8 +212,8 @@ impl Cgroup {
             self.apply_network(network)?;
         }
         if let Some(files) = resources.unified().as_ref().filter(|files| !files.is_empty()) {
-            match (self.clone_fd(), self.unified()) {
-                (Some(_), Some(node)) => v2::unified(&node, files, available)?,
+            match (self.location.is_unified(), self.unified()) {
+                (true, Some(node)) => v2::unified(&node, files, available)?,
                 _ if self.absent.is_some() => {
                     bail!("linux.resources.unified: {}", self.absent.as_deref().unwrap_or_default())
                 }

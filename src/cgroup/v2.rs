@@ -174,18 +174,25 @@ pub(super) fn block_io(node: &Node, io: &LinuxBlockIo) -> Result<()> {
     Ok(())
 }
 
-/// BFQ's weight where that scheduler is built in, else io.cost's.
+/// For either that may divide a disk: BFQ, where it is the disk's scheduler, and io.cost, where it
+/// is enabled. A cgroup has the files of both if the kernel has both, whichever is in use.
 fn io_weight(node: &Node, property: &str, device: &str, weight: u16) -> Result<()> {
     let weight = convert::checked_weight(property, weight)?;
-    match node.write("io.bfq.weight", &format!("{device}{weight}")) {
-        Err(Errno::ENOENT) => {
-            node.set(property, "io.weight", &format!("{device}{}", convert::io_weight(weight)))
+    let files = [("io.bfq.weight", u64::from(weight)), ("io.weight", convert::io_weight(weight))];
+    let mut refused = None;
+    let mut set = false;
+    for (file, weight) in files {
+        let value = format!("{device}{weight}");
+        match node.write(file, &value) {
+            Ok(()) => set = true,
+            // It is not what divides this disk, or not there.
+            Err(errno @ (Errno::EOPNOTSUPP | Errno::ENOENT)) => {
+                refused = Some(node.refused(property, file, &value, errno));
+            }
+            Err(errno) => return Err(node.refused(property, file, &value, errno)),
         }
-        Err(errno) => {
-            Err(node.refused(property, "io.bfq.weight", &format!("{device}{weight}"), errno))
-        }
-        Ok(()) => Ok(()),
     }
+    if set { Ok(()) } else { refused.map_or(Ok(()), Err) }
 }
 
 /// The lines of `io.max`, one a device, each with the property that asks for it first.

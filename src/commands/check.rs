@@ -8,9 +8,9 @@ use ultari::check::{self, Verdict};
 
 use crate::cli::OutputFormat;
 
-pub fn check(bundle: &Path, format: OutputFormat) -> Result<i32> {
+pub fn check(bundle: &Path, systemd_cgroup: bool, format: OutputFormat) -> Result<i32> {
     let bundle = bundle.canonicalize().with_context(|| format!("bundle {}", bundle.display()))?;
-    let report = check::check(&bundle);
+    let report = check::check(&bundle, systemd_cgroup);
     let fine = report.is_fine();
     match format {
         OutputFormat::Json => {

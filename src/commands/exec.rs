@@ -45,6 +45,7 @@ pub fn exec(root: PathBuf, args: Exec) -> Result<i32> {
         preserve_fds: args.preserve_fds.saturating_add(super::listen_fds()),
         listen_fds: super::listen_fds(),
         detach: args.detach,
+        cgroups: args.cgroup.clone(),
         ..Options::default()
     };
     if args.detach {

@@ -18,7 +18,7 @@ pub fn features() -> Result<()> {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": capabilities::names(),
             "cgroup": {
-                "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true
+                "v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": true
             },
             "seccomp": ultari::security::seccomp::features(),
             "apparmor": {"enabled": true},
@@ -31,8 +31,8 @@ pub fn features() -> Result<()> {
         "annotations": {
             "org.ultari.version": env!("CARGO_PKG_VERSION")
         },
-        // No annotation of config.json changes what is done.
-        "potentiallyUnsafeConfigAnnotations": []
+        // With the systemd cgroup driver: properties of the unit.
+        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property."]
     });
     println!("{}", serde_json::to_string_pretty(&features)?);
     Ok(())

@@ -52,19 +52,14 @@ fn try_dispatch(cli: Cli) -> Result<i32> {
         );
         return Ok(0);
     }
-    ensure!(
-        !cli.systemd_cgroup,
-        "--systemd-cgroup: not supported yet; leave it out to have cgroups made in the cgroup \
-         filesystem"
-    );
     let root = match cli.root {
         Some(root) => std::path::absolute(root).context("--root")?,
         None => default_root(),
     };
     let command = cli.command.context("no command given; see ultari --help")?;
     match command {
-        Command::Create(args) => run::create(root, args),
-        Command::Run(args) => run::run(root, args),
+        Command::Create(args) => run::create(root, cli.systemd_cgroup, args),
+        Command::Run(args) => run::run(root, cli.systemd_cgroup, args),
         Command::Exec(args) => exec::exec(root, *args),
         Command::Start { container_id } => start(&root, &container_id).map(zero),
         Command::State { container_id } => state(&root, &container_id).map(zero),
@@ -89,9 +84,9 @@ fn try_dispatch(cli: Cli) -> Result<i32> {
             Container::open(&root, &container_id)?.resume().map(zero)
         }
         Command::Checkpoint(args) => checkpoint::checkpoint(&root, cli.criu, *args).map(zero),
-        Command::Restore(args) => restore::restore(root, cli.criu, *args),
+        Command::Restore(args) => restore::restore(root, cli.criu, cli.systemd_cgroup, *args),
         Command::Spec { bundle, rootless } => spec::spec(bundle, rootless).map(zero),
-        Command::Check { bundle, format } => check::check(&bundle, format),
+        Command::Check { bundle, format } => check::check(&bundle, cli.systemd_cgroup, format),
         Command::Features => features::features().map(zero),
     }
 }
@@ -100,11 +95,16 @@ fn zero((): ()) -> i32 {
     0
 }
 
-/// `/run/ultari`, or a folder of the user's own.
+/// `/run/ultari`, or a folder of the user's own. In a user namespace root may really be somebody
+/// else: `$USER` tells, as for runc.
 fn default_root() -> PathBuf {
-    let personal = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
-    match personal {
-        Some(dir) if !nix::unistd::geteuid().is_root() => Path::new(&dir).join("ultari"),
+    let text = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let uid = nix::unistd::geteuid();
+    let masked = || text("USER").is_some_and(|user| user != "root") && ultari::userns::is_inside();
+    match text("XDG_RUNTIME_DIR").map(PathBuf::from) {
+        Some(personal) if !uid.is_root() || masked() => personal.join("ultari"),
+        // Where it is for login sessions; su(1) and cron(8) do not set it.
+        None if !uid.is_root() => format!("/run/user/{uid}/ultari").into(),
         _ => "/run/ultari".into(),
     }
 }

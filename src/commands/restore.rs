@@ -12,7 +12,12 @@ use super::checkpoint::common;
 use crate::cli::Restore;
 
 /// `criu`: what `--criu` says.
-pub fn restore(root: PathBuf, criu: Option<PathBuf>, args: Restore) -> Result<i32> {
+pub fn restore(
+    root: PathBuf,
+    criu: Option<PathBuf>,
+    systemd_cgroup: bool,
+    args: Restore,
+) -> Result<i32> {
     let bundle = args.bundle.as_deref().unwrap_or(Path::new("."));
     let bundle = bundle.canonicalize().with_context(|| format!("--bundle {}", bundle.display()))?;
     let absolute = |path: PathBuf| std::path::absolute(path).context("working directory");
@@ -26,6 +31,7 @@ pub fn restore(root: PathBuf, criu: Option<PathBuf>, args: Restore) -> Result<i3
             pid_file: args.pid_file.map(absolute).transpose()?,
             console_socket: args.console_socket.map(absolute).transpose()?,
             detach: args.detach,
+            systemd_cgroup,
             ..launch::Options::default()
         },
         common: common(criu, args.images)?,

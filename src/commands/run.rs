@@ -11,7 +11,12 @@ use ultari::sys;
 
 use crate::cli::{Create, Run};
 
-fn options(root: PathBuf, args: &Create, detach: bool) -> Result<(PathBuf, Options)> {
+fn options(
+    root: PathBuf,
+    systemd_cgroup: bool,
+    args: &Create,
+    detach: bool,
+) -> Result<(PathBuf, Options)> {
     let bundle = args.bundle.as_deref().unwrap_or(Path::new("."));
     let bundle = bundle.canonicalize().with_context(|| format!("--bundle {}", bundle.display()))?;
     let absolute = |path: &PathBuf| std::path::absolute(path).context("working directory");
@@ -26,18 +31,20 @@ fn options(root: PathBuf, args: &Create, detach: bool) -> Result<(PathBuf, Optio
         preserve_fds: args.preserve_fds.saturating_add(super::listen_fds()),
         listen_fds: super::listen_fds(),
         detach,
+        cgroups: Vec::new(),
+        systemd_cgroup,
     };
     Ok((bundle, options))
 }
 
-pub fn create(root: PathBuf, args: Create) -> Result<i32> {
-    let (bundle, options) = options(root, &args, true)?;
+pub fn create(root: PathBuf, systemd_cgroup: bool, args: Create) -> Result<i32> {
+    let (bundle, options) = options(root, systemd_cgroup, &args, true)?;
     launch::create(&bundle, &options, true)?;
     Ok(0)
 }
 
-pub fn run(root: PathBuf, args: Run) -> Result<i32> {
-    let (bundle, options) = options(root, &args.create, args.detach)?;
+pub fn run(root: PathBuf, systemd_cgroup: bool, args: Run) -> Result<i32> {
+    let (bundle, options) = options(root, systemd_cgroup, &args.create, args.detach)?;
     if args.detach {
         let (container, child) = launch::create(&bundle, &options, false)?;
         let notify = start(&container, &child)?;

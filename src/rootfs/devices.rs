@@ -121,7 +121,7 @@ fn make(root: &Root, parent: &OwnedFd, name: &str, device: &Device, bind: bool) 
 fn bind_from_host(root: &Root, device: &Device) -> Result<()> {
     let path = device.path.as_path();
     let tree = clone_tree(AT_FDCWD, path, false)
-        .with_context(|| format!("show the host's {}", path.display()))?;
+        .with_context(|| format!("show the host's {} (none can be made)", path.display()))?;
     let stat = fstat(&tree)?;
     ensure!(
         file_type(&stat) == device.kind

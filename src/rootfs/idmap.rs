@@ -14,12 +14,12 @@ use nix::sys::stat::{Mode, fstat, major, minor};
 use oci_spec::runtime::LinuxNamespaceType as Ns;
 
 use super::mounts;
-use crate::namespace::write_id_maps;
 use crate::procfs::Proc;
 use crate::spec::mount::{ATTR_IDMAP, IdMaps, Kind, Mount};
 use crate::spec::{Config, IdMapping};
 use crate::sys::clone::{Forked, clone3, exit_now, wait_status};
 use crate::sys::mount::{MountAttr, clone_tree, set_attr};
+use crate::userns;
 
 /// Opens the sources that the parent has to open, id-mapped where that is asked for: by index of
 /// `mounts`.
@@ -34,7 +34,18 @@ pub fn open_sources(config: &Config, proc: &Proc) -> Result<Vec<Option<OwnedFd>>
     let mut sources = Vec::new();
     for mount in &config.mounts {
         let wanted = all || mount.idmap.is_some();
-        let source = if wanted { mounts::open_source(mount)? } else { None };
+        if !wanted {
+            sources.push(None);
+            continue;
+        }
+        let source = match mounts::open_source(mount) {
+            // Root in a user namespace only has no power over this mount namespace; the child has
+            // over its own.
+            Err(error) if mount.idmap.is_none() && error.downcast_ref() == Some(&Errno::EPERM) => {
+                None
+            }
+            source => source?,
+        };
         if let (Some(tree), Some(idmap)) = (&source, &mount.idmap) {
             let known = made.iter().position(|(maps, _)| *maps == &idmap.maps);
             let index = match known {
@@ -91,12 +102,13 @@ fn new_user_namespace(
         let _ = nix::unistd::read(&reader, &mut [0]);
         exit_now(0);
     };
-    let opened = write_id_maps(property, uid_mappings, gid_mappings, proc, pid).and_then(|()| {
-        let folder = proc.open_file(&format!("{pid}/ns"), OFlag::O_PATH | OFlag::O_DIRECTORY);
-        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-        let namespace = folder.and_then(|folder| openat(folder, "user", flags, Mode::empty()));
-        namespace.with_context(|| format!("{property}: open the user namespace of its id maps"))
-    });
+    let opened =
+        userns::write_maps(property, uid_mappings, gid_mappings, proc, pid).and_then(|()| {
+            let folder = proc.open_file(&format!("{pid}/ns"), OFlag::O_PATH | OFlag::O_DIRECTORY);
+            let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+            let namespace = folder.and_then(|folder| openat(folder, "user", flags, Mode::empty()));
+            namespace.with_context(|| format!("{property}: open the user namespace of its id maps"))
+        });
     drop(writer);
     wait_status(pidfd.as_fd()).context("wait for the process in the user namespace")?;
     opened

@@ -62,7 +62,11 @@ pub fn mask(root: &Root, paths: &[PathBuf], null: &OwnedFd, label: Option<&CStr>
     Ok(())
 }
 
-fn empty_folder(label: Option<&CStr>) -> nix::Result<OwnedFd> {
+/// A detached tmpfs in which nothing can be made.
+///
+/// # Errors
+/// Those of the mount calls.
+pub fn empty_folder(label: Option<&CStr>) -> nix::Result<OwnedFd> {
     let fs = FsContext::open(c"tmpfs")?;
     fs.set(c"nr_inodes", Some(c"1"))?;
     if let Some(label) = label {

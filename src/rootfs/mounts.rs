@@ -11,8 +11,8 @@ use nix::sys::stat::{Mode, fstat, mkdirat};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::symlinkat;
 
-use super::copy_up;
 use super::root::{Root, TargetKind, is_folder};
+use super::{copy_up, mask};
 use crate::cgroup;
 use crate::procfs::Proc;
 use crate::spec::mount::{ATTR_RDONLY, Kind, Mount, Propagation};
@@ -24,6 +24,8 @@ pub struct Surroundings<'a> {
     pub cgroup: &'a cgroup::Location,
     /// Whether the container has a cgroup namespace, so that it can't see other cgroups.
     pub cgroup_namespace: bool,
+    /// Whether it has a user namespace.
+    pub user_namespace: bool,
     /// The SELinux context of new filesystems.
     pub label: Option<&'a CStr>,
 }
@@ -102,7 +104,16 @@ fn set_attributes(tree: impl AsFd, mount: &Mount) -> Result<()> {
         if attr == MountAttr::default() {
             return Ok(());
         }
-        set_attr(&tree, attr, recursive).context("set the mount's options")
+        set_attr(&tree, attr, recursive).map_err(|errno| {
+            let hint = match errno {
+                Errno::EPERM => {
+                    " (in a user namespace the host's ro, nosuid, nodev, noexec and atime options \
+                     can't be taken off a mount)"
+                }
+                _ => "",
+            };
+            anyhow::Error::new(errno).context(format!("set the mount's options{hint}"))
+        })
     };
     set(mount.recursive_attr, true)?;
     set(mount.attr, false)
@@ -159,9 +170,17 @@ fn filesystem(root: &Root, mount: &Mount, label: Option<&CStr>) -> Result<Option
         b"proc" | b"sysfs" => root.unlinked_folder(&mount.destination)?,
         _ => root.mount_target(&mount.destination, TargetKind::Folder)?,
     };
-    let fs = FsContext::open(fstype)
-        .with_context(|| format!("type {name:?}: is this filesystem known to the kernel?"))?;
-    let refused = |errno, what| refused(&fs, errno, what);
+    let fs = FsContext::open(fstype).map_err(|errno| {
+        let hint = match errno {
+            Errno::EPERM => forbidden(fstype.as_bytes()),
+            _ => ": is this filesystem known to the kernel?",
+        };
+        anyhow::Error::new(errno).context(format!("type {name:?}{hint}"))
+    })?;
+    let refused = |errno, what: String| match errno {
+        Errno::EPERM => refused(&fs, errno, what + forbidden(fstype.as_bytes())),
+        _ => refused(&fs, errno, what),
+    };
     fs.set(c"source", Some(source)).map_err(|errno| refused(errno, format!("source of {name}")))?;
     if mount.attr.set & ATTR_RDONLY != 0 && !is_pseudo(fstype.as_bytes()) {
         fs.set(c"ro", None).map_err(|errno| refused(errno, format!("{name}: option ro")))?;
@@ -189,6 +208,27 @@ fn filesystem(root: &Root, mount: &Mount, label: Option<&CStr>) -> Result<Option
     attach(&tree, &target).context("attach the mount")?;
     mount.propagation.map_or(Ok(()), |propagation| set_propagation(&tree, propagation))?;
     Ok(late_readonly.then_some(tree))
+}
+
+/// What to do where the kernel lets a user namespace mount a filesystem only if other namespaces
+/// belong to it too.
+fn forbidden(fstype: &[u8]) -> &'static str {
+    match fstype {
+        b"sysfs" => {
+            ": a user namespace needs a network namespace of its own for it, and an outer sysfs \
+             that nothing is mounted over; else bind-mount the host's /sys (see ultari spec \
+             --rootless)"
+        }
+        b"proc" => {
+            ": a user namespace needs a PID namespace of its own for it, and an outer procfs that \
+             nothing is mounted over; else bind-mount the outer /proc"
+        }
+        b"mqueue" => {
+            ": a user namespace needs an IPC namespace of its own for it; else bind-mount the \
+             host's /dev/mqueue"
+        }
+        _ => ": who is root in a user namespace only may not mount it",
+    }
 }
 
 /// Filesystems without a device, where read-only is a matter of the mount alone: their
@@ -246,7 +286,11 @@ fn cgroups(root: &Root, mount: &Mount, around: &Surroundings) -> Result<()> {
     let readonly = mount.attr.set & ATTR_RDONLY;
     let top = fs.mount(mount.attr.set & !readonly).context("mount it")?;
     attach(&top, &target).context("attach the mount")?;
-    for (name, path) in around.cgroup.v1_paths() {
+    for (name, mut path) in around.cgroup.v1_paths() {
+        if !path.exists() {
+            // A container without a cgroup of its own is in the caller's.
+            path = cgroup::own_v1_path(name);
+        }
         let show = || -> Result<()> {
             let tree = clone_tree(AT_FDCWD, path.as_path(), false)
                 .with_context(|| path.display().to_string())?;
@@ -279,10 +323,8 @@ fn unified_cgroups(mount: &Mount, target: &OwnedFd, around: &Surroundings) -> Re
     };
     let tree = match tree {
         Ok(tree) => tree,
-        // Without a namespace of its own, or in a user namespace that may not mount: the host's.
         Err(Errno::EPERM | Errno::EBUSY) => {
-            let tree = clone_tree(AT_FDCWD, cgroup::ROOT, true)
-                .context("bind the host's cgroup filesystem")?;
+            let tree = bind_cgroups(around)?;
             set_attributes(&tree, mount)?;
             tree
         }
@@ -290,6 +332,20 @@ fn unified_cgroups(mount: &Mount, target: &OwnedFd, around: &Surroundings) -> Re
     };
     attach(&tree, target).context("attach the mount")?;
     mount.propagation.map_or(Ok(()), |propagation| set_propagation(&tree, propagation))
+}
+
+/// The host's cgroup tree, for a container without a cgroup namespace. Of a user without privileges
+/// only the container's own part: the container's root is that user, who may change more of it
+/// (CVE-2023-25809). Where there is no such part, nothing is shown.
+fn bind_cgroups(around: &Surroundings) -> Result<OwnedFd> {
+    let source = match around.user_namespace || cgroup::unprivileged() {
+        true => around.cgroup.unified_path(),
+        false => cgroup::ROOT.into(),
+    };
+    match clone_tree(AT_FDCWD, source.as_path(), true) {
+        Err(Errno::ENOENT) => mask::empty_folder(around.label).context("make an empty tmpfs"),
+        tree => tree.with_context(|| format!("bind {}", source.display())),
+    }
 }
 
 /// Whether the container's `/dev` is the host's own, in which nothing may be made.

@@ -138,6 +138,11 @@ impl Capabilities {
     }
 }
 
+/// Whether this process may use `capability` in its own user namespace.
+pub fn have(capability: caps::Capability) -> bool {
+    process::capget().is_ok_and(|sets| sets.effective & 1 << capability.index() != 0)
+}
+
 fn bits(mask: u64) -> impl Iterator<Item = u8> {
     (0..64).filter(move |cap| mask & 1 << cap != 0)
 }

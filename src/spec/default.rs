@@ -84,7 +84,7 @@ fn mounts() -> Value {
     ])
 }
 
-/// A user without privileges can map only itself, owns no network of the host, no cgroup, and
+/// A user without privileges can map only itself, owns no network of the host, gets no limits, and
 /// cannot mount sysfs without owning the network namespace.
 fn make_rootless(spec: &mut Value, uid: u32, gid: u32) {
     let linux = &mut spec["linux"];
@@ -98,7 +98,6 @@ fn make_rootless(spec: &mut Value, uid: u32, gid: u32) {
         linux.remove("resources");
     }
     let Some(mounts) = spec["mounts"].as_array_mut() else { return };
-    mounts.retain(|mount| mount["destination"] != "/sys/fs/cgroup");
     for mount in mounts {
         if mount["destination"] == "/sys" {
             *mount = json!({
@@ -106,7 +105,7 @@ fn make_rootless(spec: &mut Value, uid: u32, gid: u32) {
                 "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]
             });
         }
-        if let Some(options) = mount["options"].as_array_mut() {
+        if let Some(options) = mount.get_mut("options").and_then(Value::as_array_mut) {
             options.retain(|option| option != "gid=5");
         }
     }

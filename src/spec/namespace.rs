@@ -148,6 +148,14 @@ pub fn convert(linux: Option<&oci::Linux>) -> Result<Namespaces> {
             !namespaces.uid_mappings.is_empty() && !namespaces.gid_mappings.is_empty(),
             "linux.uidMappings and linux.gidMappings: a new user namespace needs both"
         );
+        for (property, mappings) in
+            [("uidMappings", &namespaces.uid_mappings), ("gidMappings", &namespaces.gid_mappings)]
+        {
+            ensure!(
+                map_id(mappings, 0).is_some(),
+                "linux.{property}: containerID 0 must be mapped: as it the container is set up"
+            );
+        }
     } else if mapped && namespaces.get(Ns::User).is_none() {
         bail!("linux.uidMappings: mean nothing without {{\"type\": \"user\"}} in linux.namespaces");
     }

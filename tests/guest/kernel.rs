@@ -1,4 +1,4 @@
-//! What only the kernel itself tells of a process: scheduler, memory policy.
+//! What only the kernel itself tells of a process or gives it: scheduler, memory policy, huge pages.
 
 use nix::errno::Errno;
 use serde_json::{Value, json};
@@ -39,4 +39,25 @@ pub fn memory_policy() -> Value {
         0 => json!({"mode": mode, "nodes": nodes[0]}),
         _ => json!(format!("{:?}", Errno::last())),
     }
+}
+
+/// Maps so many pages of 2 MiB, with further flags of `mmap(2)`, and touches each.
+#[allow(unsafe_code)]
+pub fn huge_pages(count: usize, flags: libc::c_int) -> String {
+    const SIZE: usize = 2 << 20;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | flags;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping, at a place of the kernel's choice.
+    let mapped =
+        unsafe { libc::mmap(std::ptr::null_mut(), count * SIZE, protection, flags, -1, 0) };
+    if mapped == libc::MAP_FAILED {
+        return format!("{:?}", Errno::last());
+    }
+    for page in 0..count {
+        // SAFETY: within the mapping, which nobody else knows of.
+        unsafe { mapped.cast::<u8>().add(page * SIZE).write_volatile(1) };
+    }
+    // SAFETY: the same mapping, which is not used any more.
+    unsafe { libc::munmap(mapped, count * SIZE) };
+    "ok".into()
 }

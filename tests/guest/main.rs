@@ -11,7 +11,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
@@ -77,6 +77,11 @@ fn act(line: &str) -> String {
         }
         ["alloc", mebibytes] => allocate(number(mebibytes)),
         ["fork", count] => fork(number(count)),
+        ["huge-pages", count] => kernel::huge_pages(number(count) as usize, 0),
+        ["unreserved-huge-pages", count] => {
+            kernel::huge_pages(number(count) as usize, libc::MAP_NORESERVE)
+        }
+        ["read-direct", path, count] => result(read_direct(path, number(count))),
         ["burn", milliseconds] => burn(number(milliseconds)),
         ["catch", milliseconds] => catch(number(milliseconds)),
         ["chown", path, id] => {
@@ -192,6 +197,18 @@ fn fork(count: u64) -> String {
         let _ = child.wait();
     }
     outcome.unwrap_or(format!("ok {made}"))
+}
+
+/// So many reads of 4 KiB from a disk itself, not from what the kernel keeps of it.
+fn read_direct(path: &str, count: u64) -> std::io::Result<String> {
+    #[repr(align(4096))]
+    struct Page([u8; 4096]);
+    let mut page = Page([0; 4096]);
+    let disk = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path)?;
+    for turn in 0..count {
+        disk.read_exact_at(&mut page.0, turn % 1024 * 4096)?;
+    }
+    Ok("ok".into())
 }
 
 fn burn(milliseconds: u64) -> String {

@@ -36,6 +36,7 @@ pub fn is_v1(controller: &str) -> bool {
     hierarchy(controller).is_some()
 }
 
+/// A container that sleeps, with these `linux.resources` beside the usual ones.
 pub fn sleeper(name: &str, resources: Value) -> Sandbox {
     let mut sandbox = Sandbox::new(name);
     sandbox.args(&["/bin/sleep", "100"]);
@@ -608,4 +609,18 @@ fn report_has_the_cgroups_of_v1_and_v2() {
     let report = sandbox.probe();
     let cgroups = report.texts("/cgroups");
     assert!(cgroups.iter().all(|line| line.ends_with(&own)), "{cgroups:?}");
+}
+
+#[test]
+fn a_cgroup_in_use_is_refused_and_left_alone() {
+    let first = sleeper("inuse", json!({}));
+    first.run_detached();
+    let mut second = sleeper("late", json!({}));
+    second.config["linux"]["cgroupsPath"] = first.config["linux"]["cgroupsPath"].clone();
+    // Without a PID namespace of its own, a container's end is that of all in its cgroup.
+    remove_namespace(&mut second.config, "pid");
+    second.create().fails(1, &["linux.cgroupsPath", "not empty"]);
+    second.delete_forced().ok();
+    assert_eq!(first.status(), "running");
+    second.expect_nothing_left();
 }

@@ -74,6 +74,12 @@ fn what_it_refuses_create_refuses() {
             });
         }),
         ("linux.cgroupsPath", |config| config["linux"]["cgroupsPath"] = json!("/a/../b")),
+        ("linux.resources.network.classID", |config| {
+            config["linux"]["resources"]["network"] = json!({"classID": 1});
+        }),
+        ("linux.resources.memory.swap", |config| {
+            config["linux"]["resources"]["memory"] = json!({"limit": 1 << 30, "swap": 1});
+        }),
         ("linux.resources.memory.limit", |config| {
             config["linux"]["resources"]["memory"] = json!({"limit": "1G"});
         }),

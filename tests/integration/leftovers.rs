@@ -7,7 +7,6 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::skip;
 use crate::support::{HIERARCHIES, Sandbox, bind, marked_processes, set_namespace, wait_until};
 
 fn mounts() -> Vec<String> {
@@ -16,7 +15,7 @@ fn mounts() -> Vec<String> {
 }
 
 /// A container that uses much: all namespaces, mounts of all kinds, masks, limits, hooks.
-fn rich(name: &str) -> Sandbox {
+pub fn rich(name: &str) -> Sandbox {
     let mut sandbox = Sandbox::with_script(name, "sleep 101 & exec sleep 102");
     for kind in ["cgroup", "time"] {
         set_namespace(&mut sandbox.config, kind, None);
@@ -118,33 +117,7 @@ fn after_failures_at_every_stage_of_create() {
 /// Everything that must hold for whatever a killed runtime left.
 #[track_caller]
 fn is_described_and_removable(sandbox: &Sandbox, when: &str) {
-    let state = sandbox.ultari(["state", &sandbox.id]);
-    if state.code == 0 {
-        let state = state.json();
-        let status = state["status"].as_str().unwrap().to_owned();
-        assert!(
-            ["creating", "created", "running", "stopped"].contains(&status.as_str()),
-            "{when}: {state}"
-        );
-        let pid = state["pid"].as_i64().unwrap_or(0);
-        if status == "running" || status == "created" {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            // It may end by itself while we look: then the status follows.
-            if stat.is_empty() || stat.contains(") Z ") {
-                wait_until("the status follows", || {
-                    let state = sandbox.ultari(["state", &sandbox.id]);
-                    state.code != 0 || state.json()["status"] == "stopped"
-                });
-            }
-        }
-        let listed = sandbox.ultari(["list", "-q"]).ok();
-        assert!(listed.stdout.contains(&sandbox.id), "{when}");
-    } else {
-        // Before there is anything to describe it is enough to say so, and what to do.
-        let said =
-            state.stderr.contains("does not exist") || state.stderr.contains("delete --force");
-        assert!(said, "{when}: {state:?}");
-    }
+    is_described(sandbox, when);
     let deleted = sandbox.delete_forced();
     assert_eq!(deleted.code, 0, "{when}: {deleted:?}");
     sandbox.expect_nothing_left();
@@ -152,6 +125,36 @@ fn is_described_and_removable(sandbox: &Sandbox, when: &str) {
     sandbox.create().ok();
     sandbox.delete_forced().ok();
     sandbox.expect_nothing_left();
+}
+
+/// What `state` and `list` say is true, or there is nothing that they could say.
+#[track_caller]
+pub fn is_described(sandbox: &Sandbox, when: &str) {
+    let state = sandbox.ultari(["state", &sandbox.id]);
+    if state.code != 0 {
+        // Before there is anything to describe it is enough to say so, and what to do.
+        let said =
+            state.stderr.contains("does not exist") || state.stderr.contains("delete --force");
+        assert!(said, "{when}: {state:?}");
+        return;
+    }
+    let state = state.json();
+    let status = state["status"].as_str().unwrap().to_owned();
+    let known = ["creating", "created", "running", "paused", "stopped"];
+    assert!(known.contains(&status.as_str()), "{when}: {state}");
+    let pid = state["pid"].as_i64().unwrap_or(0);
+    if status == "running" || status == "created" {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // It may end by itself while we look: then the status follows.
+        if stat.is_empty() || stat.contains(") Z ") {
+            wait_until("the status follows", || {
+                let state = sandbox.ultari(["state", &sandbox.id]);
+                state.code != 0 || state.json()["status"] == "stopped"
+            });
+        }
+    }
+    let listed = sandbox.ultari(["list", "-q"]).ok();
+    assert!(listed.stdout.contains(&sandbox.id), "{when}");
 }
 
 /// How long a call takes here, measured once: the moments of the kills are spread over it.
@@ -209,53 +212,6 @@ fn start_kill_and_delete_killed_at_any_moment() {
         call.wait();
         is_described_and_removable(&sandbox, &format!("delete, after {moment} ms"));
     }
-}
-
-/// The runtime is killed at the first, second, … of a system call, so that no gap between two
-/// sleeps is missed.
-#[test]
-fn create_killed_at_chosen_system_calls() {
-    if !std::path::Path::new("/usr/bin/strace").exists() {
-        skip!("strace is not installed");
-    }
-    let sandbox = rich("inject");
-    let calls = [
-        "mkdirat,mkdir",
-        "openat2,openat",
-        "write",
-        "clone3,clone",
-        "sendmsg,sendto",
-        "recvmsg,recvfrom",
-        "rename,renameat,renameat2",
-        "fsync,fdatasync",
-        "close",
-        "exit_group",
-        "mount,move_mount,fsmount",
-        "read",
-        "linkat,symlinkat",
-        "poll,ppoll,epoll_wait",
-    ];
-    let mut killed = 0;
-    for call in calls {
-        // Unknown names for this architecture make strace fail: only those that exist are tried.
-        for when in [1, 2, 3, 5, 8, 13, 21] {
-            // The runtime is a child of strace, and with -D it is its parent: the exit code is ours.
-            let inject = format!("--inject={call}:signal=KILL:when={when}");
-            let trace = format!("--trace={call}");
-            let wrapper =
-                format!("exec /usr/bin/strace -qq -D -o /dev/null {trace} {inject} \"$@\"");
-            let output = sandbox.bundle_call("create").arg(&sandbox.id).wrapped(&wrapper).output();
-            assert!(!output.stderr.contains("invalid system call"), "{output:?}");
-            if output.code == 137 {
-                killed += 1;
-            }
-            is_described_and_removable(&sandbox, &format!("create killed at {call} number {when}"));
-            if output.code == 0 {
-                break;
-            }
-        }
-    }
-    assert!(killed > 20, "only {killed} kills took place");
 }
 
 #[test]

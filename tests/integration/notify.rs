@@ -12,7 +12,7 @@ fn with_manager(name: &str, words: &[&str]) -> (Sandbox, UnixDatagram) {
     let said: String = words.iter().map(|words| format!("/guest do 'notify {words}'\n")).collect();
     sandbox.script(&format!("{said} ls -A /run/notify; sleep 100"));
     let manager = UnixDatagram::bind(sandbox.dir.join("manager.sock")).unwrap();
-    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    manager.set_read_timeout(Some(*PATIENCE)).unwrap();
     (sandbox, manager)
 }
 

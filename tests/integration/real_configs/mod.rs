@@ -9,6 +9,8 @@ use std::fs;
 
 use serde_json::{Value, json};
 
+use crate::skip;
+use crate::support::user::{self, UserNamespace};
 use crate::support::{ConsoleSocket, Json, Output, Sandbox, Terminal, host, wait_until};
 use adapt::{Adapted, adapt, folder, read};
 use check::Findings;
@@ -105,6 +107,44 @@ fn cri_o() {
 #[test]
 fn podman() {
     each_applies("podman", 18);
+}
+
+/// As podman runs them: the caller is root in a user namespace of the user's.
+#[test]
+fn podman_without_root_in_its_user_namespace() {
+    if let Some(reason) = user::missing_with_helpers() {
+        skip!("{reason}");
+    }
+    let namespace = UserNamespace::new();
+    let names = files("podman58-rootless", false);
+    assert!(names.len() >= 5, "{names:?}");
+    for name in names {
+        let Adapted { mut sandbox, _holder, .. } = adapt(&name);
+        sandbox.give_to_user();
+        sandbox.wrapper = Some(namespace.wrapper());
+        let linux = sandbox.config["linux"].as_object_mut().unwrap();
+        linux.remove("cgroupsPath");
+        if linux.contains_key("uidMappings") {
+            // The user namespace's id 1.
+            sandbox.give_rootfs(user::SUBORDINATE);
+        }
+        for entry in sandbox.config["linux"]["namespaces"].as_array_mut().unwrap() {
+            if entry.get("path").is_some() {
+                entry["path"] = json!(namespace.path("net"));
+            }
+        }
+        let actions = check::actions(&sandbox.config);
+        let args = ["/guest", "report"].into_iter().chain(actions.iter().map(String::as_str));
+        sandbox.args(&args.collect::<Vec<_>>());
+        let (code, output) = run_like_a_shim(&sandbox, &mut Findings::default());
+        assert_eq!(code, 0, "{name}: {output}");
+        let report: Value = serde_json::from_str(output.trim()).unwrap();
+        let mut findings = check::container(&sandbox.config, &report).0;
+        let inode = fs::read_link(namespace.path("user")).unwrap();
+        // Not the one that the tests run in.
+        findings.retain(|text| !text.starts_with(&format!("user: \"{}\"", inode.display())));
+        assert!(findings.is_empty(), "{name}:\n    {}", findings.join("\n    "));
+    }
 }
 
 #[test]

@@ -43,7 +43,7 @@ impl Agent {
     #[track_caller]
     pub fn accept(&self) -> Supervised {
         let mut connection = self.connection();
-        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        connection.set_read_timeout(Some(*PATIENCE)).unwrap();
         let mut text = vec![0; 1 << 16];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -67,7 +67,7 @@ impl Agent {
 #[track_caller]
 fn wait_for(fd: &impl AsFd) {
     let mut waiting = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-    let timeout = PollTimeout::try_from(PATIENCE).unwrap();
+    let timeout = PollTimeout::try_from(*PATIENCE).unwrap();
     assert_eq!(poll(&mut waiting, timeout).unwrap(), 1, "the agent waited in vain");
 }
 
@@ -94,7 +94,7 @@ impl Supervised {
     pub fn next(&self) -> Option<seccomp_notif> {
         loop {
             let mut waiting = [PollFd::new(self.descriptor.as_fd(), PollFlags::POLLIN)];
-            let timeout = PollTimeout::try_from(PATIENCE).unwrap();
+            let timeout = PollTimeout::try_from(*PATIENCE).unwrap();
             assert_eq!(poll(&mut waiting, timeout).unwrap(), 1, "the agent waited in vain");
             let events = waiting[0].revents().unwrap();
             if !events.contains(PollFlags::POLLIN) {

@@ -36,7 +36,7 @@ impl Run {
             terminal: None,
             out: prefix.with_extension("out"),
             err: prefix.with_extension("err"),
-            timeout: PATIENCE,
+            timeout: *PATIENCE,
         }
     }
 

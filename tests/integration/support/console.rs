@@ -1,10 +1,11 @@
 //! Both ends of a terminal: one that the test makes for `run -it`, and the console socket by
 //! which a runtime hands over the master of a terminal that it made itself.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -47,7 +48,7 @@ impl Terminal {
     pub fn expect(&mut self, text: &str) -> String {
         let start = Instant::now();
         while !self.seen.contains(text) {
-            assert!(start.elapsed() < PATIENCE, "no {text:?} on the terminal: {:?}", self.seen);
+            assert!(start.elapsed() < *PATIENCE, "no {text:?} on the terminal: {:?}", self.seen);
             assert!(self.read_some(), "the terminal closed before {text:?}: {:?}", self.seen);
         }
         self.seen.clone()
@@ -61,7 +62,7 @@ impl Terminal {
     /// Reads until the other side has closed it.
     pub fn read_to_end(&mut self) -> String {
         let start = Instant::now();
-        while start.elapsed() < PATIENCE && self.read_some() {}
+        while start.elapsed() < *PATIENCE && self.read_some() {}
         self.seen.clone()
     }
 
@@ -105,7 +106,10 @@ pub struct ConsoleSocket {
 impl ConsoleSocket {
     /// Listens at a path, which must be shorter than 108 bytes.
     pub fn listen(path: PathBuf) -> ConsoleSocket {
-        ConsoleSocket { listener: UnixListener::bind(&path).unwrap(), path }
+        let listener = UnixListener::bind(&path).unwrap();
+        // Also for an ordinary user.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        ConsoleSocket { listener, path }
     }
 
     /// Takes the terminal that the runtime sent, after it was called.
@@ -120,7 +124,7 @@ impl ConsoleSocket {
         self.listener.set_nonblocking(true).unwrap();
         let (connection, _) = self.listener.accept().expect("the runtime connected to the socket");
         connection.set_nonblocking(false).unwrap();
-        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        connection.set_read_timeout(Some(*PATIENCE)).unwrap();
         let mut text = [0; 4096];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);

@@ -8,6 +8,7 @@ mod host;
 mod json;
 mod leftovers;
 mod sandbox;
+pub mod user;
 
 pub use agent::{Agent, Answer, Supervised};
 pub use command::{Output, Run};
@@ -17,10 +18,15 @@ pub use host::{HIERARCHIES, hierarchy, host, marked_processes, program};
 pub use json::Json;
 pub use sandbox::Sandbox;
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-/// How long anything may take before the test fails; generous, for machines under load.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long anything may take before the test fails; generous, for machines under load, and more
+/// where `ULTARI_TEST_PATIENCE` says so, in seconds, for emulated ones.
+pub static PATIENCE: LazyLock<Duration> = LazyLock::new(|| {
+    let seconds = std::env::var("ULTARI_TEST_PATIENCE").map(|text| text.parse().unwrap());
+    Duration::from_secs(seconds.unwrap_or(20))
+});
 
 /// Ends the test early, saying why; the number of skips is printed when the run ends.
 #[macro_export]
@@ -39,7 +45,7 @@ macro_rules! skip {
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+        assert!(start.elapsed() < *PATIENCE, "waited in vain until {what}");
         host().reap_orphans();
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use super::wait_until;
 use super::{
-    HIERARCHIES, Json, Output, Run, default_config, host, leftovers, marked_processes, program,
+    HIERARCHIES, Json, Output, PATIENCE, Run, default_config, host, leftovers, marked_processes,
+    program,
 };
 
 /// The applets of busybox that the containers' scripts use.
@@ -34,6 +35,8 @@ pub struct Sandbox {
     pub config: Value,
     /// The program under test, or a copy of it.
     pub program: PathBuf,
+    /// A script that each call goes through; it ends in `exec … "$@"`.
+    pub wrapper: Option<String>,
     calls: AtomicUsize,
 }
 
@@ -45,7 +48,8 @@ impl Sandbox {
         let dir = host().base.join(&id);
         let config = default_config(&format!("{}/{id}", host().cgroup), &marker(&id));
         let program = program().to_owned();
-        let sandbox = Sandbox { id, dir, config, program, calls: AtomicUsize::new(0) };
+        let sandbox =
+            Sandbox { id, dir, config, program, wrapper: None, calls: AtomicUsize::new(0) };
         make_folder(&sandbox.dir);
         make_folder(&sandbox.bundle());
         make_folder(&sandbox.dir.join("calls"));
@@ -134,7 +138,11 @@ impl Sandbox {
         let run = Run::new(&self.program, &self.dir.join("calls").join(number.to_string()));
         let marker = self.marker();
         let (name, value) = marker.split_once('=').unwrap();
-        run.env(name, value)
+        let run = run.env(name, value);
+        match &self.wrapper {
+            Some(script) => run.wrapped(script),
+            None => run,
+        }
     }
 
     /// A finished call, with this sandbox's `--root`.
@@ -264,7 +272,7 @@ impl Sandbox {
                 return;
             }
             // An orphan's end and its parent's notice of it need a moment.
-            assert!(start.elapsed() < Duration::from_secs(2), "left behind:\n{}", found.join("\n"));
+            assert!(start.elapsed() < *PATIENCE / 10, "left behind:\n{}", found.join("\n"));
             std::thread::sleep(Duration::from_millis(10));
         }
     }
