@@ -7,7 +7,7 @@
 //! all is well.
 
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
@@ -100,25 +100,12 @@ fn make(
     let target = container.folder().make_rootfs()?;
     let tree = root::Root::new(rootfs::attach_in_host(&config.rootfs, &target)?);
     make_mount_points(config, &tree)?;
-    let places = checkpoint::places(config, record, container.folder());
-    let mut request = options.common.request(folders, record);
+    drop(tree);
+    let mut request = request(container, config, folders, options)?;
     request.root = Some(target.display().to_string());
-    request.rst_sibling = true;
-    // Else criu would make one anew in the place of the caller's, too.
-    let terminal_is_own = config.process.as_ref().is_some_and(|process| process.terminal);
-    request.orphan_pts_master = terminal_is_own || !options.common.shell_job;
-    request.cg_root = vec![criu::CgroupRoot { path: record.cgroup.path() }];
-    request.lsm_profile = options.lsm_profile.clone();
-    request.lsm_mount_context = options.lsm_mount_context.clone();
-    let mounted = checkpoint::mount_points(proc, "self")?;
-    request.external = sources(config, &places, mounted.iter().map(|(_, path)| path.as_path()));
     let inherited = inherit(config, folders, &mut request)?;
-    let _lent = config
-        .namespaces
-        .host_uid(0)
-        .filter(|uid| *uid != 0)
-        .map(|uid| Lent::to(uid, folders))
-        .transpose()?;
+    let group = config.namespaces.host_gid(0).filter(|gid| *gid != 0);
+    let _lent = group.map(|gid| Lent::to(gid, folders)).transpose()?;
     // The saved processes had a session keyring of their own; these have that of criu.
     if let Some(name) = launch::keyring(&options.launch, &record.id)? {
         match sys::process::join_session_keyring(&name) {
@@ -132,8 +119,7 @@ fn make(
     let criu = Criu::start_for_restore(&options.common.criu, stdin, confined)?;
     drop(inherited);
     let maker = criu.pid();
-    let resources = config.resources.as_ref();
-    let warnings = cgroup.start_unit(maker, resources, &record.annotations)?;
+    let warnings = cgroup.start_unit(maker, config.resources.as_ref(), &record.annotations)?;
     warnings.iter().for_each(|warning| log::warning(warning));
     if let Some(uid) = launch::cgroup_owner(config, record) {
         cgroup.delegate(uid)?;
@@ -163,7 +149,6 @@ fn make(
     });
     outcome?;
     let (pid, pidfd) = restored.context("criu has not said which process it has made")?;
-    drop(tree);
     container.folder().unmount_rootfs()?;
     // It may have been saved while it was paused.
     cgroup.thaw()?;
@@ -171,6 +156,29 @@ fn make(
         launch::write_pid_file(path, pid)?;
     }
     Ok(Restored { pid, pidfd, console: terminal })
+}
+
+/// What criu is told, but for the descriptors that it inherits.
+fn request(
+    container: &Container,
+    config: &Config,
+    folders: &checkpoint::Folders,
+    options: &Options,
+) -> Result<criu::Options> {
+    let record = &container.record;
+    let places = checkpoint::places(config, record, container.folder());
+    let mounted = checkpoint::mount_points(container.proc(), "self")?;
+    let terminal_is_own = config.process.as_ref().is_some_and(|process| process.terminal);
+    Ok(criu::Options {
+        rst_sibling: true,
+        // Else criu would make one anew in the place of the caller's, too.
+        orphan_pts_master: terminal_is_own || !options.common.shell_job,
+        cg_root: vec![criu::CgroupRoot { path: record.cgroup.path() }],
+        lsm_profile: options.lsm_profile.clone(),
+        lsm_mount_context: options.lsm_mount_context.clone(),
+        external: sources(config, &places, mounted.iter().map(|(_, path)| path.as_path())),
+        ..options.common.request(folders, record)
+    })
 }
 
 /// The folder of the checkpoint while the container's root may look into it by its group, which is
@@ -321,9 +329,4 @@ fn streams(folders: &checkpoint::Folders) -> Result<Vec<String>> {
         .with_context(|| format!("--image-path: {STREAMS} is damaged"))?;
     ensure!(names.len() <= 3, "--image-path: {STREAMS} is damaged: more than three names");
     Ok(names)
-}
-
-/// Where `restore` looks for a checkpoint, and `checkpoint` makes one, unless told.
-pub fn default_image_path() -> PathBuf {
-    "checkpoint".into()
 }

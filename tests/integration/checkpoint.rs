@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::Read;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
@@ -570,6 +570,31 @@ fn another_name_and_another_cgroup() {
         assert!(!left.exists(), "{}", left.display());
     }
     sandbox.id = old;
+}
+
+#[test]
+fn a_scope_of_systemd_is_made_again() {
+    needs_criu!();
+    let systemd = Path::new("/run/systemd/system").exists();
+    if !systemd || !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        skip!("no systemd, or no cgroup v2 alone");
+    }
+    let mut sandbox = Sandbox::with_script("scope", COUNTER);
+    sandbox.config["linux"]["cgroupsPath"] = json!(format!("system.slice:test:{}", sandbox.id));
+    sandbox.config["linux"]["resources"]["pids"] = json!({"limit": 77});
+    sandbox.bundle_call("run").args(["-d", "--systemd-cgroup", &sandbox.id]).output().ok();
+    wait_for_count(&sandbox, 2);
+    checkpoint(&sandbox, &[]).ok();
+    let reached = count(&sandbox);
+    restore(&sandbox, &["--systemd-cgroup"]).ok();
+    expect_to_go_on(&sandbox, reached);
+    let unit = format!("test-{}.scope", sandbox.id);
+    let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", sandbox.pid())).unwrap();
+    assert_eq!(cgroup.trim(), format!("0::/system.slice/{unit}"));
+    let limit = fs::read_to_string(format!("/sys/fs/cgroup/system.slice/{unit}/pids.max"));
+    assert_eq!(limit.unwrap().trim(), "77");
+    let shown = Command::new("systemctl").args(["is-active", &unit]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&shown.stdout).trim(), "active");
 }
 
 #[test]
