@@ -293,10 +293,15 @@ impl Folder {
     /// # Errors
     /// When it can't be made.
     pub fn make_notify(&self) -> Result<PathBuf> {
-        let path = self.path.join(NOTIFY);
+        let path = self.notify();
         let made = DirBuilder::new().mode(0o755).create(&path);
         made.with_context(|| format!("make {}", path.display()))?;
         Ok(path)
+    }
+
+    /// The path of that folder, which there may be none of.
+    pub fn notify(&self) -> PathBuf {
+        self.path.join(NOTIFY)
     }
 
     /// A short path to that folder; none if there is none.
@@ -323,7 +328,10 @@ impl Folder {
     }
 
     /// Unmounts what [`Folder::make_rootfs`] was for, with all that is mounted below it.
-    fn unmount_rootfs(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// When something is still mounted there.
+    pub fn unmount_rootfs(&self) -> Result<()> {
         let path = self.path.join(ROOTFS);
         let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
         match umount2(&path, flags) {
