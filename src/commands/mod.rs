@@ -140,14 +140,15 @@ fn delete(root: &Path, id: &str, force: bool) -> Result<()> {
         ensure!(force, does_not_exist(root, id));
         return Ok(());
     };
-    match Container::open(root, id) {
-        Ok(container) => container.delete(force),
-        // Killed before the record was whole, when nothing else had been made.
-        Err(error) if force => {
-            log::debug(|| format!("{error:#}"));
+    match folder.record() {
+        // Killed before the record was written, when nothing else had been made.
+        Ok(None) if force => folder.remove(),
+        // Nobody can tell what it was about.
+        Err(error) if force && error.is::<serde_json::Error>() => {
+            log::warning(&format!("{error:#}"));
             folder.remove()
         }
-        Err(error) => Err(error),
+        _ => Container::open(root, id)?.delete(force),
     }
 }
 
