@@ -10,7 +10,7 @@ DESTDIR ?=
 # What is installed with apt where it is missing. A C compiler and libc's static
 # archive are there for linking; only a test's bridge to libseccomp is written in C.
 BUILD_PACKAGES = $(if $(shell command -v cc),,gcc) libc6-dev busybox-static
-TEST_PACKAGES  = $(BUILD_PACKAGES) libseccomp-dev util-linux procps strace iproute2 uidmap
+TEST_PACKAGES  = $(BUILD_PACKAGES) libseccomp-dev util-linux procps strace iproute2 uidmap criu
 # The kernel of the VM is fetched by its own script and not installed.
 VM_PACKAGES    = $(TEST_PACKAGES) qemu-system-x86 cpio kmod zstd xz-utils systemd dbus dbus-user-session libpam-systemd
 ENGINE_PACKAGES = $(BUILD_PACKAGES) util-linux procps iproute2 iptables docker.io containerd runc podman buildah \
@@ -98,8 +98,8 @@ test: root deps-test toolchain ## Check format and lints, run the unit and integ
 	cargo test $(CARGO_ARGS) --workspace
 
 # Debian's kernel 6.12 on an emulated processor, this root filesystem under a throw-away layer.
-test-vm: root deps-vm $(if $(filter bin/ultari,$(ULTARI)),build) ## Run the tests in a VM with cgroup v2: all, or TESTS=part of a name
-	@CARGO_ARGS="$(CARGO_ARGS)" ULTARI_BIN="$(abspath $(ULTARI))" tests/vm/tests "$(TESTS)"
+test-vm: root deps-vm $(if $(filter bin/ultari,$(ULTARI)),build) ## Run the tests in a VM with cgroup v2: all, or TESTS="parts of names"
+	@CARGO_ARGS="$(CARGO_ARGS)" ULTARI_BIN="$(abspath $(ULTARI))" tests/vm/tests $(TESTS)
 
 bench: root deps-bench build ## Compare with crun, runc and the kernel's own floor
 	cargo build $(CARGO_ARGS) --release --example floor

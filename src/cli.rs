@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// A low-level OCI container runtime.
 #[derive(Debug, Parser)]
 #[command(name = "ultari", disable_version_flag = true, arg_required_else_help = true)]
+// Engines repeat flags; as with runc the last one counts.
+#[command(args_override_self = true)]
 pub struct Cli {
     /// Show more of what happens
     #[arg(long, global = true)]
@@ -26,8 +28,8 @@ pub struct Cli {
     /// Accepted for compatibility: true, false or auto
     #[arg(long, value_name = "VALUE", hide = true)]
     pub rootless: Option<String>,
-    /// Accepted for compatibility
-    #[arg(long, value_name = "PATH", hide = true)]
+    /// Where criu is, unless it is on the PATH
+    #[arg(long, value_name = "PATH", hide = true, global = true)]
     pub criu: Option<PathBuf>,
     /// Print the version
     #[arg(short = 'v', long)]
@@ -140,6 +142,10 @@ pub enum Command {
         /// Name of the container
         container_id: String,
     },
+    /// Save a running container to files
+    Checkpoint(Box<Checkpoint>),
+    /// Make a container from such files, which goes on where it was
+    Restore(Box<Restore>),
     /// Write a config.json to start from
     Spec {
         /// Folder to write it to [default: the current one]
@@ -272,6 +278,129 @@ pub struct Update {
     /// Share of memory bandwidth (resctrl)
     #[arg(long, value_name = "SCHEMA")]
     pub mem_bw_schema: Option<String>,
+}
+
+/// Flags of both checkpoint and restore.
+#[derive(Args, Debug)]
+pub struct Images {
+    /// Folder of the checkpoint
+    #[arg(long, value_name = "DIR", default_value = "checkpoint")]
+    pub image_path: PathBuf,
+    /// Folder for criu's log [default: that of the checkpoint]
+    #[arg(long, value_name = "DIR")]
+    pub work_path: Option<PathBuf>,
+    /// Open TCP connections too
+    #[arg(long)]
+    pub tcp_established: bool,
+    /// Unix sockets too whose other end is outside of the container
+    #[arg(long)]
+    pub ext_unix_sk: bool,
+    /// Also with the terminal of the caller
+    #[arg(long)]
+    pub shell_job: bool,
+    /// File locks too
+    #[arg(long)]
+    pub file_locks: bool,
+    /// Remove from older images what newer ones have
+    #[arg(long)]
+    pub auto_dedup: bool,
+    /// Memory comes when it is asked for (not supported yet)
+    #[arg(long)]
+    pub lazy_pages: bool,
+    /// What criu does about cgroups
+    #[arg(long, value_name = "MODE", default_value = "soft")]
+    pub manage_cgroups_mode: ManageCgroups,
+    /// Namespace to leave empty: network
+    #[arg(long, value_name = "NAMESPACE")]
+    pub empty_ns: Vec<EmptyNamespace>,
+}
+
+/// `--manage-cgroups-mode`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum ManageCgroups {
+    /// Properties of cgroups that had to be made
+    Soft,
+    /// All properties
+    Full,
+    /// All properties of cgroups that may not be there
+    Strict,
+    /// Nothing
+    Ignore,
+}
+
+/// `--empty-ns`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EmptyNamespace {
+    /// The network namespace
+    Network,
+}
+
+/// Flags of checkpoint.
+#[derive(Args, Debug)]
+pub struct Checkpoint {
+    /// Name of the container
+    pub container_id: String,
+    /// Those of both
+    #[command(flatten)]
+    pub images: Images,
+    /// An earlier checkpoint to build on, relative to the folder of this one
+    #[arg(long, value_name = "DIR")]
+    pub parent_path: Option<PathBuf>,
+    /// Let the container go on
+    #[arg(long)]
+    pub leave_running: bool,
+    /// Leave out TCP connections that are being made
+    #[arg(long)]
+    pub tcp_skip_in_flight: bool,
+    /// Give removed files that are open a name again
+    #[arg(long)]
+    pub link_remap: bool,
+    /// Descriptor to which a NUL byte is written when lazy pages can be had (not supported yet)
+    #[arg(long, value_name = "FD", allow_negative_numbers = true)]
+    pub status_fd: Option<i32>,
+    /// Where the pages are to go
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub page_server: Option<String>,
+    /// Save only memory, and let the container go on
+    #[arg(long)]
+    pub pre_dump: bool,
+}
+
+/// Flags of restore.
+#[derive(Args, Debug)]
+pub struct Restore {
+    /// Name of the container: letters, digits and _ + - .
+    pub container_id: String,
+    /// Those of both
+    #[command(flatten)]
+    pub images: Images,
+    /// Folder of the bundle [default: the current one]
+    #[arg(short, long, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
+    /// Socket that takes the master side of the container's terminal
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// Do not wait for the container's end
+    #[arg(short, long)]
+    pub detach: bool,
+    /// File to write the pid to
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Do not become the parent of orphans of the container
+    #[arg(long)]
+    pub no_subreaper: bool,
+    /// `-no-subreaper`, as containerd's shim writes it: a flag n with a value
+    #[arg(short = 'n', hide = true, value_parser = ["o-subreaper"])]
+    pub single_dash: Option<String>,
+    /// Accepted for compatibility: criu knows only pivot_root
+    #[arg(long)]
+    pub no_pivot: bool,
+    /// AppArmor or SELinux profile to have instead of the saved one
+    #[arg(long, value_name = "TYPE:NAME")]
+    pub lsm_profile: Option<String>,
+    /// SELinux context of mounts to have instead of the saved one
+    #[arg(long, value_name = "CONTEXT")]
+    pub lsm_mount_context: Option<String>,
 }
 
 /// Flags of exec.

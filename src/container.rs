@@ -243,13 +243,8 @@ impl Container {
         let channel = Channel::over(socket);
         channel.send(&Message::Start)?;
         wait_for_exec(&channel, agent)?;
-        self.wait_for_unlock()
-    }
-
-    /// After an exec: waits until the status says so, too. Buildah asks for it at once, and may
-    /// not hear "created" again.
-    pub(crate) fn wait_for_unlock(&self) -> Result<()> {
-        self.folder.wait_for_unlock().context("wait for the program's exec")
+        self.folder.wait_for_exec();
+        Ok(())
     }
 
     /// Runs the poststart hooks of a program just executed as process `pid`.

@@ -83,7 +83,10 @@ impl Child {
         let agent = container.connect_agent(status, init, self.pid)?;
         self.channel.send(&Message::Start)?;
         wait_for_exec(&self.channel, agent)?;
-        if self.first { container.wait_for_unlock() } else { Ok(()) }
+        if self.first {
+            container.folder().wait_for_exec();
+        }
+        Ok(())
     }
 
     /// Ends and reaps it after `error`. If it had failed first, its own words say more than what
@@ -152,7 +155,7 @@ impl Child {
 }
 
 /// Engines wait for the file and read it at once, so it must appear whole.
-fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+pub(crate) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     let context = || format!("--pid-file {}", path.display());
     let name = path.file_name().with_context(context)?.to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
@@ -161,7 +164,7 @@ fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
 }
 
 /// Checks that a terminal has somebody to hold its other side.
-fn check_terminal(process: Option<&Process>, options: &Options) -> Result<()> {
+pub(crate) fn check_terminal(process: Option<&Process>, options: &Options) -> Result<()> {
     let terminal = process.is_some_and(|process| process.terminal);
     let socket = options.console_socket.is_some();
     ensure!(
@@ -177,13 +180,13 @@ fn check_terminal(process: Option<&Process>, options: &Options) -> Result<()> {
 }
 
 /// Compiles the filter early, so that its errors come before anything is made. Engines' profiles
-/// name calls of every architecture and of newer kernels; under Podman a warning of that would be
-/// in each container's log, since its standard error is ours.
+/// name calls of every architecture and of newer kernels: what there is to say of those is for
+/// whoever looks at the log, or runs this by hand.
 fn compile(config: &Config) -> Result<Option<seccomp::Filter>> {
     let Some(seccomp) = &config.seccomp else { return Ok(None) };
     let filter = seccomp::compile(seccomp)?;
     for warning in &filter.warnings {
-        log::debug(|| warning.clone());
+        log::quiet_warning(warning);
     }
     Ok(Some(filter))
 }
@@ -224,7 +227,7 @@ fn limit_capabilities(process: &mut Process, namespaces: &Namespaces) -> Result<
     Ok(())
 }
 
-fn keyring(options: &Options, id: &str) -> Result<Option<CString>> {
+pub(crate) fn keyring(options: &Options, id: &str) -> Result<Option<CString>> {
     match options.no_new_keyring {
         true => Ok(None),
         false => Ok(Some(CString::new(format!("_ses.{id}"))?)),
@@ -269,7 +272,7 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
 }
 
 /// Reserves the id, and writes down what is about to be made and where.
-fn put_on_record(
+pub(crate) fn put_on_record(
     bundle: &Path,
     config: &mut Config,
     text: &[u8],
@@ -427,7 +430,7 @@ fn clone_init(plan: NewContainer, cgroup: &cgroup::Cgroup) -> Result<(Child, Ini
 /// Who is to own the container's cgroup instead of the caller: the container's user, where it gets
 /// a cgroup namespace and a writable view of cgroup v2 (config-linux.md, "Cgroup ownership"). On v1
 /// that would not be safe.
-fn cgroup_owner(config: &Config, record: &Record) -> Option<u32> {
+pub(crate) fn cgroup_owner(config: &Config, record: &Record) -> Option<u32> {
     let writable = |mount: &spec::Mount| {
         let attributes = mount.attr.set | mount.recursive_attr.set;
         matches!(mount.kind, Kind::Cgroup) && attributes & ATTR_RDONLY == 0
@@ -473,7 +476,7 @@ fn place(
     process::set_oom_score(process, &child.pid.to_string(), proc)
 }
 
-fn runtime_hooks(record: &Record, config: &Config, pid: i32) -> Result<()> {
+pub(crate) fn runtime_hooks(record: &Record, config: &Config, pid: i32) -> Result<()> {
     // These were part of `start` once, and are still told so (runtime.md, "Lifecycle": their step
     // is after the one that is called creating).
     let state = state_json(record, Status::Created, pid).to_string();

@@ -5,8 +5,10 @@
 pub mod cgroup;
 pub mod channel;
 pub mod check;
+pub mod checkpoint;
 pub mod console;
 pub mod container;
+mod criu;
 pub mod executable;
 pub mod hooks;
 mod host;
@@ -20,6 +22,7 @@ pub mod notify;
 pub mod process;
 pub mod procfs;
 pub mod resctrl;
+pub mod restore;
 pub mod rootfs;
 pub mod seal;
 pub mod security;

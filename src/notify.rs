@@ -21,7 +21,7 @@ use crate::sys::mount::MountAttr;
 
 const VARIABLE: &str = "NOTIFY_SOCKET";
 /// Where the container finds the folder with its socket, as with runc.
-const DESTINATION: &str = "/run/notify";
+pub(crate) const DESTINATION: &str = "/run/notify";
 const FILE: &str = "notify.sock";
 
 /// The service manager's socket; a leading `@` stands for the NUL of an abstract one.

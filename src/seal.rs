@@ -21,7 +21,8 @@ const SELF: &str = "/proc/self/exe";
 
 /// Whether the command line asks for a command that starts a process.
 pub fn wanted(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> bool {
-    args.into_iter().any(|arg| matches!(arg.as_ref().as_bytes(), b"run" | b"create" | b"exec"))
+    args.into_iter()
+        .any(|arg| matches!(arg.as_ref().as_bytes(), b"run" | b"create" | b"exec" | b"restore"))
 }
 
 /// Returns when this process runs from a sealed file; else executes itself anew from one.

@@ -244,18 +244,6 @@ impl Folder {
         Ok(InitFile(file))
     }
 
-    /// Waits for the first process to give its lock up, which it does at once: of the descriptors
-    /// that an exec closes the gate's may be the first, and this one's the last.
-    ///
-    /// # Errors
-    /// When the file can't be locked. A record that is gone is none.
-    pub fn wait_for_unlock(&self) -> Result<()> {
-        match self.file(INIT, OFlag::O_RDONLY) {
-            Err(Errno::ENOENT) => Ok(()),
-            file => Ok(file?.lock_shared()?),
-        }
-    }
-
     /// The first process, if on record, and whether it (or who makes it) still holds the lock.
     ///
     /// # Errors
@@ -273,6 +261,14 @@ impl Folder {
         let start_time = numbers.next().and_then(|n| n.parse().ok());
         let init = pid.zip(start_time).map(|(pid, start_time)| Init { pid, start_time });
         Ok((init, locked))
+    }
+
+    /// Waits until the first process has closed the file by its exec. That comes a moment before or
+    /// after the end of its channel, so that only together they tell that all others see it run.
+    pub fn wait_for_exec(&self) {
+        // It runs by now; that we can't wait for others to know is no failure.
+        let Ok(file) = self.file(INIT, OFlag::O_RDONLY) else { return };
+        while file.lock_shared().is_err_and(|e| e.kind() == std::io::ErrorKind::Interrupted) {}
     }
 
     /// Whether the gate is there.
@@ -297,10 +293,15 @@ impl Folder {
     /// # Errors
     /// When it can't be made.
     pub fn make_notify(&self) -> Result<PathBuf> {
-        let path = self.path.join(NOTIFY);
+        let path = self.notify();
         let made = DirBuilder::new().mode(0o755).create(&path);
         made.with_context(|| format!("make {}", path.display()))?;
         Ok(path)
+    }
+
+    /// The path of that folder, which there may be none of.
+    pub fn notify(&self) -> PathBuf {
+        self.path.join(NOTIFY)
     }
 
     /// A short path to that folder; none if there is none.
@@ -327,7 +328,10 @@ impl Folder {
     }
 
     /// Unmounts what [`Folder::make_rootfs`] was for, with all that is mounted below it.
-    fn unmount_rootfs(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// When something is still mounted there.
+    pub fn unmount_rootfs(&self) -> Result<()> {
         let path = self.path.join(ROOTFS);
         let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
         match umount2(&path, flags) {

@@ -174,6 +174,20 @@ impl Location {
         self.paths().filter(|(name, _)| !name.is_empty() && *name != UNIFIED)
     }
 
+    /// Its path within each hierarchy, from the root of that.
+    pub fn path(&self) -> String {
+        format!("/{}", self.path.join("/"))
+    }
+
+    /// The folder of the cgroup that freezes its processes.
+    pub fn freezer(&self) -> Option<PathBuf> {
+        let freezer = |h: &&Hierarchy| h.version == Version::V2 || h.has_v1_controller("freezer");
+        // v1's, where there is one, and not v2's beside it.
+        let found =
+            self.hierarchies.iter().filter(freezer).min_by_key(|h| h.version == Version::V2);
+        found.map(|h| Path::new(ROOT).join(h.path(&self.path, self.path.len())))
+    }
+
     /// The container's cgroup on a v2 host.
     pub fn unified_path(&self) -> PathBuf {
         Path::new(ROOT).join(self.path.join("/"))
@@ -359,7 +373,7 @@ impl Cgroup {
 
     /// Its path within the hierarchies, for messages.
     fn shown(&self) -> String {
-        format!("/{}", self.location.path.join("/"))
+        self.location.path()
     }
 }
 

@@ -29,7 +29,9 @@ pub fn features() -> Result<()> {
             "netDevices": {"enabled": true}
         },
         "annotations": {
-            "org.ultari.version": env!("CARGO_PKG_VERSION")
+            "org.ultari.version": env!("CARGO_PKG_VERSION"),
+            // By runc's name for it.
+            "org.opencontainers.runc.checkpoint.enabled": "true"
         },
         // With the systemd cgroup driver: properties of the unit.
         "potentiallyUnsafeConfigAnnotations": ["org.systemd.property."]

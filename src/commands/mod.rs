@@ -1,11 +1,13 @@
 //! One function a command: arguments in, library calls, output.
 
 mod check;
+mod checkpoint;
 mod events;
 mod exec;
 mod features;
 mod list;
 mod ps;
+mod restore;
 mod run;
 mod spec;
 mod update;
@@ -81,6 +83,8 @@ fn try_dispatch(cli: Cli) -> Result<i32> {
         Command::Resume { container_id } => {
             Container::open(&root, &container_id)?.resume().map(zero)
         }
+        Command::Checkpoint(args) => checkpoint::checkpoint(&root, cli.criu, *args).map(zero),
+        Command::Restore(args) => restore::restore(root, cli.criu, cli.systemd_cgroup, *args),
         Command::Spec { bundle, rootless } => spec::spec(bundle, rootless).map(zero),
         Command::Check { bundle, format } => check::check(&bundle, cli.systemd_cgroup, format),
         Command::Features => features::features().map(zero),
@@ -136,14 +140,15 @@ fn delete(root: &Path, id: &str, force: bool) -> Result<()> {
         ensure!(force, does_not_exist(root, id));
         return Ok(());
     };
-    match Container::open(root, id) {
-        Ok(container) => container.delete(force),
-        // Killed before the record was whole, when nothing else had been made.
-        Err(error) if force => {
-            log::debug(|| format!("{error:#}"));
+    match folder.record() {
+        // Killed before the record was written, when nothing else had been made.
+        Ok(None) if force => folder.remove(),
+        // Nobody can tell what it was about.
+        Err(error) if force && error.is::<serde_json::Error>() => {
+            log::warning(&format!("{error:#}"));
             folder.remove()
         }
-        Err(error) => Err(error),
+        _ => Container::open(root, id)?.delete(force),
     }
 }
 

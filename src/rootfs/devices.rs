@@ -62,6 +62,12 @@ pub fn make_all(root: &Root, devices: &[Device], bind: bool) -> Result<()> {
     replace_ptmx(&dev)
 }
 
+/// The paths of the devices that [`make_all`] makes, in the container.
+pub fn paths(devices: &[Device]) -> impl Iterator<Item = PathBuf> {
+    let default = DEFAULT.iter().map(|(name, _)| PathBuf::from(format!("/dev/{name}")));
+    default.chain(devices.iter().map(|device| device.path.clone()))
+}
+
 fn link(dev: &OwnedFd, name: &str, target: &str) -> Result<()> {
     match symlinkat(target, dev, name) {
         Ok(()) | Err(Errno::EEXIST) => Ok(()),

@@ -100,6 +100,11 @@ impl Namespaces {
     pub fn host_uid(&self, uid: u32) -> Option<u32> {
         map_id(&self.uid_mappings, uid)
     }
+
+    /// The host's id of the container's group `gid`; none when it is not mapped.
+    pub fn host_gid(&self, gid: u32) -> Option<u32> {
+        map_id(&self.gid_mappings, gid)
+    }
 }
 
 fn map_id(mappings: &[IdMapping], id: u32) -> Option<u32> {

@@ -106,6 +106,13 @@ pub fn no_new_privileges() -> nix::Result<()> {
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0).map(drop)
 }
 
+/// Has `command` set `no_new_privs` for itself and all that come from it.
+pub fn spawn_without_new_privileges(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: one system call that takes plain numbers; nothing is allocated or locked.
+    unsafe { command.pre_exec(|| Ok(no_new_privileges()?)) };
+}
+
 /// Says whether other processes of the same user may look into this one (`/proc/PID/exe`, ptrace).
 ///
 /// # Errors

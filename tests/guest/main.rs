@@ -61,6 +61,15 @@ fn act(line: &str) -> String {
             let status = Command::new(program).stdout(Stdio::null()).status();
             result(status.map(|status| format!("ok {}", status.code().unwrap_or(-1))))
         }
+        // Held until the program ends.
+        ["lock", path] => {
+            let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+            let locked = file.and_then(|file| Ok(Box::leak(Box::new(file)).try_lock()?));
+            result(locked.map(|()| "ok".into()))
+        }
+        ["wait"] => loop {
+            std::thread::sleep(Duration::from_secs(600));
+        },
         ["notify", words @ ..] => {
             let socket = std::env::var("NOTIFY_SOCKET").unwrap_or_default();
             let sender = std::os::unix::net::UnixDatagram::unbound().unwrap();

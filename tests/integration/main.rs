@@ -9,6 +9,7 @@ mod bad_input;
 mod cgroups;
 mod cgroups_v1;
 mod check;
+mod checkpoint;
 mod crash_matrix;
 mod escapes;
 mod events;

@@ -16,20 +16,29 @@ static HOST: LazyLock<Host> = LazyLock::new(Host::prepare);
 
 /// Where each cgroup hierarchy of this machine is mounted: one folder on a cgroup v2 host, one a
 /// controller on a v1 or hybrid host. From /proc/self/mountinfo.
-pub static HIERARCHIES: LazyLock<Vec<PathBuf>> = LazyLock::new(|| {
+pub static HIERARCHIES: LazyLock<Vec<PathBuf>> =
+    LazyLock::new(|| cgroup_mounts().lines().map(mount_point).collect());
+
+/// The lines of mountinfo on cgroup filesystems where the host has them: other programs may have
+/// mounted them elsewhere for themselves.
+fn cgroup_mounts() -> String {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let cgroup = mounts.lines().filter(|line| line.contains(" - cgroup"));
-    cgroup.map(|line| PathBuf::from(line.split(' ').nth(4).unwrap())).collect()
-});
+    let own = |line: &&str| line.contains(" - cgroup") && line.contains(" /sys/fs/cgroup");
+    mounts.lines().filter(own).map(|line| format!("{line}\n")).collect()
+}
+
+fn mount_point(line: &str) -> PathBuf {
+    line.split(' ').nth(4).unwrap().into()
+}
 
 /// The folder of the hierarchy that holds a v1 controller, if it is mounted here.
 pub fn hierarchy(controller: &str) -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounts = cgroup_mounts();
     let found = mounts.lines().find(|line| {
         let options = line.rsplit(' ').next().unwrap_or_default();
         line.contains(" - cgroup ") && options.split(',').any(|option| option == controller)
     });
-    found.map(|line| PathBuf::from(line.split(' ').nth(4).unwrap()))
+    found.map(mount_point)
 }
 
 /// The program under test.
