@@ -13,6 +13,10 @@ BUILD_PACKAGES = $(if $(shell command -v cc),,gcc) libc6-dev busybox-static
 TEST_PACKAGES  = $(BUILD_PACKAGES) libseccomp-dev util-linux procps strace iproute2 uidmap criu
 # The kernel of the VM is fetched by its own script and not installed.
 VM_PACKAGES    = $(TEST_PACKAGES) qemu-system-x86 cpio kmod zstd xz-utils systemd dbus dbus-user-session libpam-systemd
+ENGINE_PACKAGES = $(BUILD_PACKAGES) util-linux procps iproute2 iptables docker.io containerd runc podman buildah \
+	conmon catatonit netavark aardvark-dns slirp4netns fuse-overlayfs uidmap \
+	containernetworking-plugins \
+	protobuf-compiler python3-grpcio python3-protobuf python3-websocket
 BENCH_PACKAGES = $(BUILD_PACKAGES) util-linux crun runc hyperfine
 
 # Static programs: an explicit --target keeps +crt-static away from build scripts
@@ -41,7 +45,8 @@ apt-get -qq -o DPkg::Lock::Timeout=600 update && \
 apt-get -qq -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends $$missing >/dev/null
 endef
 
-.PHONY: help build demo bundles test test-vm bench crash-matrix conformance install clean deps deps-test deps-vm deps-bench toolchain root
+.PHONY: help build demo bundles test test-vm test-engines bench crash-matrix conformance install clean \
+	deps deps-test deps-vm deps-engines packages-engines deps-bench toolchain root
 
 help: ## List these targets
 	@echo "Ultari: a low-level OCI container runtime. Targets:"
@@ -93,17 +98,20 @@ test: root deps-test toolchain ## Check format and lints, run the unit and integ
 	cargo test $(CARGO_ARGS) --workspace
 
 # Debian's kernel 6.12 on an emulated processor, this root filesystem under a throw-away layer.
-test-vm: root deps-vm $(if $(filter bin/ultari,$(ULTARI)),build) ## Run the tests in a VM with cgroup v2: all, or TESTS=part of a name
-	@CARGO_ARGS="$(CARGO_ARGS)" ULTARI_BIN="$(abspath $(ULTARI))" tests/vm/tests "$(TESTS)"
+test-vm: root deps-vm $(if $(filter bin/ultari,$(ULTARI)),build) ## Run the tests in a VM with cgroup v2: all, or TESTS="parts of names"
+	@CARGO_ARGS="$(CARGO_ARGS)" ULTARI_BIN="$(abspath $(ULTARI))" tests/vm/tests $(TESTS)
 
 bench: root deps-bench build ## Compare with crun, runc and the kernel's own floor
 	cargo build $(CARGO_ARGS) --release --example floor
 	ULTARI=$(ULTARI) FLOOR=$(RELEASE)/examples/floor OUT=$(TARGET_DIR)/bench benches/run
 
-# The suite's programs are driven as they are; building them is their own README's business.
+test-engines: root deps-engines $(if $(filter bin/ultari,$(ULTARI)),build) ## Drive Docker, containerd, CRI, Podman and Buildah: ENGINES="docker cri"
+	ULTARI="$(ULTARI)" tests/engines/run $(ENGINES)
+
 crash-matrix: root deps-test build ## Kill and fail every system call of every command (long)
 	CRASH_MATRIX=1 cargo test $(CARGO_ARGS) --test integration -- --nocapture crash_matrix
 
+# The suite's programs are driven as they are; building them is their own README's business.
 conformance: root deps-test $(if $(filter bin/ultari,$(ULTARI)),build) ## Run a built runtime-tools checkout: RUNTIME_TOOLS=DIR
 	@[ -n "$(RUNTIME_TOOLS)" ] || { echo "RUNTIME_TOOLS=DIR: a built checkout of opencontainers/runtime-tools is needed" >&2; exit 1; }
 	@ULTARI="$(ULTARI)" RUNTIMES="$(RUNTIMES)" tests/conformance/run "$(RUNTIME_TOOLS)"
@@ -129,6 +137,19 @@ deps-test:
 
 deps-vm:
 	$(call apt,$(VM_PACKAGES))
+
+# What is installed may not start its daemons; the tests start them, away from the host.
+deps-engines:
+	@policy=/usr/sbin/policy-rc.d; \
+	if [ "$$(id -u)" = 0 ] && [ ! -e $$policy ]; then \
+		trap "rm -f $$policy" EXIT INT TERM; \
+		install -m 755 /dev/null $$policy; \
+		printf '#!/bin/sh\nexit 101\n' >$$policy; \
+	fi; \
+	$(MAKE) --no-print-directory packages-engines
+
+packages-engines:
+	$(call apt,$(ENGINE_PACKAGES))
 
 deps-bench:
 	$(call apt,$(BENCH_PACKAGES))

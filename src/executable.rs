@@ -48,6 +48,17 @@ pub fn find(name: &CStr, env: &[CString]) -> Result<CString> {
     }
 }
 
+/// Refuses a program that `find` doesn't find, or that this user may not execute. What only the
+/// kernel's exec can tell (a missing interpreter, a wrong format) is not looked at.
+///
+/// # Errors
+/// Those of [`find`] and [`diagnose`].
+pub fn check(name: &CStr, env: &[CString]) -> Result<()> {
+    let file = find(name, env)?;
+    faccessat(AT_FDCWD, file.as_c_str(), AccessFlags::X_OK, AtFlags::AT_EACCESS)
+        .map_err(|errno| diagnose(&file, errno))
+}
+
 /// Says why the kernel would not execute `file`, which its errno alone never does.
 pub fn diagnose(file: &CStr, errno: Errno) -> anyhow::Error {
     let path = file.to_string_lossy();

@@ -21,7 +21,7 @@ use crate::security::seccomp;
 use crate::spec::{Config, Hook, MemoryPolicy, Process};
 use crate::state::{InitFile, Record};
 use crate::sys::clone::exit_now;
-use crate::{hooks, log, namespace, process, sys};
+use crate::{executable, hooks, log, namespace, process, sys};
 
 /// Where the process waits before it becomes the program.
 pub enum Gate {
@@ -352,6 +352,8 @@ fn become_program(
         false => (None, plan.process),
     };
     early.map_or(Ok(()), process::apply_scheduler)?;
+    // Podman takes its exit codes 126 and 127 from the error of create, not from that of start.
+    plan.process.map_or(Ok(()), |process| executable::check(&process.args[0], &process.env))?;
     channel.send(&Message::Ready)?;
     channel.expect(&Message::Start)?;
     if let Gate::Socket(socket) = gate {

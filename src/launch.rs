@@ -179,12 +179,14 @@ pub(crate) fn check_terminal(process: Option<&Process>, options: &Options) -> Re
     Ok(())
 }
 
-/// Compiles the filter early, so that its errors come before anything is made.
+/// Compiles the filter early, so that its errors come before anything is made. Engines' profiles
+/// name calls of every architecture and of newer kernels: what there is to say of those is for
+/// whoever looks at the log, or runs this by hand.
 fn compile(config: &Config) -> Result<Option<seccomp::Filter>> {
     let Some(seccomp) = &config.seccomp else { return Ok(None) };
     let filter = seccomp::compile(seccomp)?;
     for warning in &filter.warnings {
-        log::warning(warning);
+        log::quiet_warning(warning);
     }
     Ok(Some(filter))
 }

@@ -4,7 +4,7 @@
 //! (`{"level","msg","time"}` or `time=… level=… msg=…`).
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -49,6 +49,15 @@ pub fn init(path: Option<&Path>, format: Format, debug: bool) -> Result<()> {
 /// Something odd that is no error.
 pub fn warning(message: &str) {
     if !write_to_file("warning", message) {
+        to_stderr(&format!("warning: {message}"));
+    }
+}
+
+/// The same of something that is common with engines. Under some of them standard error is the
+/// container's, and ends in its log: without a log file only a person at a terminal is told.
+pub fn quiet_warning(message: &str) {
+    let debug = LOG.get().is_some_and(|log| log.debug);
+    if !write_to_file("warning", message) && (debug || std::io::stderr().is_terminal()) {
         to_stderr(&format!("warning: {message}"));
     }
 }

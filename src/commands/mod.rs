@@ -95,12 +95,12 @@ fn zero((): ()) -> i32 {
     0
 }
 
-/// `/run/ultari`, or a folder of the user's own. In a user namespace root may really be somebody
-/// else: `$USER` tells, as for runc.
+/// `/run/ultari`, or a folder of the user's own. In a user namespace root is somebody else, unless
+/// `$USER` says otherwise; Podman without root doesn't set it. It is runc's rule, too.
 fn default_root() -> PathBuf {
     let text = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     let uid = nix::unistd::geteuid();
-    let masked = || text("USER").is_some_and(|user| user != "root") && ultari::userns::is_inside();
+    let masked = || text("USER").is_none_or(|user| user != "root") && ultari::userns::is_inside();
     match text("XDG_RUNTIME_DIR").map(PathBuf::from) {
         Some(personal) if !uid.is_root() || masked() => personal.join("ultari"),
         // Where it is for login sessions; su(1) and cron(8) do not set it.
@@ -140,14 +140,15 @@ fn delete(root: &Path, id: &str, force: bool) -> Result<()> {
         ensure!(force, does_not_exist(root, id));
         return Ok(());
     };
-    match Container::open(root, id) {
-        Ok(container) => container.delete(force),
-        // Killed before the record was whole, when nothing else had been made.
-        Err(error) if force => {
-            log::debug(|| format!("{error:#}"));
+    match folder.record() {
+        // Killed before the record was written, when nothing else had been made.
+        Ok(None) if force => folder.remove(),
+        // Nobody can tell what it was about.
+        Err(error) if force && error.is::<serde_json::Error>() => {
+            log::warning(&format!("{error:#}"));
             folder.remove()
         }
-        Err(error) => Err(error),
+        _ => Container::open(root, id)?.delete(force),
     }
 }
 

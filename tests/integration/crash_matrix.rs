@@ -83,6 +83,8 @@ fn try_all(name: &str, command: &Command) {
     let chosen: Vec<_> = points.iter().step_by(step).collect();
     for (call, fault, when) in &chosen {
         let point = format!("{name}: {fault} at {call} number {when}");
+        // Shown when the test fails.
+        println!("{point}");
         (command.prepare)(&sandbox);
         let options = format!("-o /dev/null --trace={call} --inject={call}:{fault}:when={when}");
         let output = traced(command, &sandbox, &options).output();

@@ -583,6 +583,24 @@ fn records_are_in_the_users_runtime_folder() {
     call(&sandbox).output().fails(1, &[&usual, "--root", "XDG_RUNTIME_DIR"]);
 }
 
+/// So Podman without root calls us: as root of its user namespace, and without USER.
+#[test]
+fn root_of_a_user_namespace_has_the_users_records() {
+    let sandbox = Sandbox::new("nsroot");
+    for (user, place) in [
+        ("env -u USER", "/run/user/1/ultari"),
+        ("env USER=ann", "/run/user/1/ultari"),
+        ("env USER=root", "/run/ultari"),
+    ] {
+        let call =
+            sandbox.bare_call().env("XDG_RUNTIME_DIR", "/run/user/1").args(["state", "none"]);
+        let wrapper = format!("exec unshare --user --map-root-user {user} \"$@\"");
+        call.wrapped(&wrapper).output().fails(1, &[&format!("(in {place})")]);
+    }
+    let call = sandbox.bare_call().env("XDG_RUNTIME_DIR", "/run/user/1").args(["state", "none"]);
+    call.wrapped("exec env -u USER \"$@\"").output().fails(1, &["(in /run/ultari)"]);
+}
+
 #[test]
 fn switched_off_user_namespaces_are_told_with_the_sysctl() {
     need_user!();

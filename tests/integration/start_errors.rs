@@ -238,6 +238,19 @@ fn noexec_mount() {
     fails_to_start(&sandbox, &["/opt/guest", DENIED]);
 }
 
+/// Podman takes its exit codes from the error of create; that of start it doesn't read.
+#[test]
+fn a_program_that_is_missing_or_forbidden_is_refused_at_create() {
+    let mut sandbox = Sandbox::new("create");
+    sandbox.args(&["frobnicate"]);
+    sandbox.create().fails(1, &["frobnicate", NOT_FOUND[0]]);
+    sandbox.args(&["/opt/frobnicate"]);
+    sandbox.create().fails(1, &["/opt/frobnicate", NOT_FOUND[1]]);
+    sandbox.args(&["/etc/passwd"]);
+    sandbox.create().fails(1, &["/etc/passwd", DENIED]);
+    sandbox.expect_nothing_left();
+}
+
 #[test]
 fn the_same_texts_from_exec() {
     let sandbox = Sandbox::with_script("execs", "exec sleep 100");
