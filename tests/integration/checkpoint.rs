@@ -57,7 +57,7 @@ fn restore(sandbox: &Sandbox, flags: &[&str]) -> Output {
     restore_call(sandbox, &[&["--detach"], flags].concat()).output()
 }
 
-const COUNTER: &str = "i=0; while true; do i=$((i + 1)); echo $i >/count; sleep 0.05; done";
+const COUNTER: &str = "i=0; while true; do i=$((i + 1)); echo $i >>/count; sleep 0.05; done";
 
 /// Where the counter is.
 fn count(sandbox: &Sandbox) -> u32 {
@@ -65,7 +65,7 @@ fn count(sandbox: &Sandbox) -> u32 {
     wait_until("it counts", || {
         number = fs::read_to_string(sandbox.rootfs().join("count"))
             .ok()
-            .and_then(|text| text.trim().parse().ok());
+            .and_then(|text| text.lines().last()?.parse().ok());
         number.is_some()
     });
     number.unwrap()
@@ -86,7 +86,10 @@ fn counter(name: &str) -> Sandbox {
 #[track_caller]
 fn expect_to_go_on(sandbox: &Sandbox, from: u32) {
     wait_for_count(sandbox, from);
-    assert!(count(sandbox) >= from);
+    let text = fs::read_to_string(sandbox.rootfs().join("count")).unwrap();
+    let numbers: Vec<u32> = text.lines().map(|line| line.parse().unwrap()).collect();
+    let follow = numbers.windows(2).all(|pair| pair[1] == pair[0] + 1);
+    assert!(follow, "not one after the other: {numbers:?}");
 }
 
 #[test]
@@ -161,7 +164,8 @@ fn the_container_goes_on_if_asked_for_and_can_be_saved_again() {
     sandbox.delete_forced().ok();
     restore(&sandbox, &[]).ok();
     wait_for_count(&sandbox, count(&sandbox));
-    // The restored one can be saved too.
+    // The restored one can be saved too. What it has counted twice meanwhile is forgotten.
+    fs::write(sandbox.rootfs().join("count"), "").unwrap();
     checkpoint(&sandbox, &[]).ok();
     let reached = count(&sandbox);
     restore(&sandbox, &[]).ok();
@@ -195,7 +199,7 @@ fn connected(name: &str) -> Sandbox {
     let sandbox = Sandbox::with_script(
         name,
         "(i=0; while true; do i=$((i + 1)); echo $i; sleep 0.05; done | nc -l -p 7000) &
-         sleep 0.3; nc 127.0.0.1 7000 </dev/zero | while read -r n; do echo $n >/count; done",
+         sleep 0.3; nc 127.0.0.1 7000 </dev/zero | while read -r n; do echo $n >>/count; done",
     );
     sandbox.run_detached();
     wait_for_count(&sandbox, 2);
@@ -292,7 +296,7 @@ fn standard_streams_are_those_of_the_restore() {
     needs_criu!();
     let sandbox = Sandbox::with_script(
         "streams",
-        "i=0; while true; do i=$((i + 1)); echo line $i; echo $i >/count; sleep 0.05; done",
+        "i=0; while true; do i=$((i + 1)); echo line $i; echo $i >>/count; sleep 0.05; done",
     );
     let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
     let script = format!("exec \"$@\" >/proc/{}/fd/{}", std::process::id(), writer.as_raw_fd());
@@ -321,7 +325,7 @@ fn standard_streams_are_those_of_the_restore() {
 #[test]
 fn files_as_standard_streams_are_those_of_the_restore_too() {
     needs_criu!();
-    let sandbox = Sandbox::with_script("files", "sleep 1.5; echo 1 >/count; cat /go; echo said");
+    let sandbox = Sandbox::with_script("files", "sleep 1.5; echo 1 >>/count; cat /go; echo said");
     nix::unistd::mkfifo(&sandbox.rootfs().join("go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let output = sandbox.run_detached();
     checkpoint(&sandbox, &[]).ok();
@@ -405,7 +409,7 @@ fn the_callers_own_terminal_is_a_shell_job() {
     needs_criu!();
     let sandbox = Sandbox::with_script(
         "shell-job",
-        "echo ready; i=0; while true; do i=$((i + 1)); echo on; echo $i >/count; sleep 0.05; done",
+        "echo ready; i=0; while true; do i=$((i + 1)); echo on; echo $i >>/count; sleep 0.05; done",
     );
     let (mut terminal, slave) = Terminal::open(24, 80);
     let running = sandbox.bundle_call("run").arg(&sandbox.id).terminal(slave).spawn();
@@ -626,12 +630,12 @@ fn a_user_namespace_with_its_maps() {
     needs_criu!();
     let mut sandbox = Sandbox::with_script(
         "userns",
-        "i=0; while true; do i=$((i + 1)); echo $i >/tmp/count; sleep 0.05; done",
+        "i=0; while true; do i=$((i + 1)); echo $i >>/tmp/count; sleep 0.05; done",
     );
     with_user_namespace(&mut sandbox);
     sandbox.run_detached();
     let count = |sandbox: &Sandbox| {
-        let text = sandbox.exec(&["/bin/cat", "/tmp/count"]).stdout;
+        let text = sandbox.exec(&["/bin/tail", "-n", "1", "/tmp/count"]).stdout;
         text.trim().parse::<u32>().unwrap_or(0)
     };
     wait_until("it counts", || count(&sandbox) > 2);
@@ -648,7 +652,7 @@ fn a_filter_of_system_calls_is_there_again() {
     needs_criu!();
     let mut sandbox = Sandbox::with_script(
         "seccomp",
-        "while true; do mkdir /tmp/made 2>&1 && echo bad >/count || echo 1 >/count; sleep 0.05; done",
+        "while true; do mkdir /tmp/made 2>&1 && echo bad >>/count || echo 1 >>/count; sleep 0.05; done",
     );
     sandbox.config["linux"]["seccomp"] = json!({
         "defaultAction": "SCMP_ACT_ALLOW",
