@@ -38,4 +38,5 @@ mod support;
 mod surroundings;
 mod systemd;
 mod terminal;
+mod unsafe_code;
 mod update;
