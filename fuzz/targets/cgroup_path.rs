@@ -1,4 +1,5 @@
 //! `linux.cgroupsPath` for both drivers, and annotations that are properties of systemd's unit.
+#![no_main]
 
 use std::collections::BTreeMap;
 use std::path::Path;

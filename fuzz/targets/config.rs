@@ -1,4 +1,5 @@
 //! config.json, from its text to all that is planned before anything is made.
+#![no_main]
 
 use std::path::Path;
 

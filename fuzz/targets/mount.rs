@@ -1,4 +1,5 @@
 //! An entry of `mounts`, as lines: destination, type, source, then the options.
+#![no_main]
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
 //! The process.json of `exec --process`.
+#![no_main]
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use ultari_fuzz::*;

@@ -1,4 +1,5 @@
 //! The resources.json of `update --resources`, down to what is written into the files of a cgroup.
+#![no_main]
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use ultari_fuzz::*;

@@ -1,4 +1,5 @@
 //! `linux.seccomp` of config.json to BPF.
+#![no_main]
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
 use ultari_fuzz::*;

@@ -1,5 +1,6 @@
 //! A container's folder whose files are damaged or another version's: the record, config.json and
 //! the pid, with NUL bytes between them (JSON has none).
+#![no_main]
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
