@@ -194,6 +194,7 @@ fn odd(numbers: &mut Numbers) -> Value {
         json!(i64::MAX),
         json!(u64::MAX),
         json!(u64::MAX / 1000),
+        json!(1000),
         json!(i32::MIN),
         json!(u32::MAX),
         json!(1u64 << 32),
