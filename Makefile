@@ -29,6 +29,14 @@ CARGO_ARGS := --locked --target $(HOST)
 RUSTFLAGS  := -C target-feature=+crt-static
 export RUSTFLAGS
 
+FUZZ_PACKAGES  = $(BUILD_PACKAGES) g++ jq
+FUZZ_SECONDS  ?= 600
+FUZZ_TARGETS  ?= config process resources seccomp mount cgroup_path state
+MIRI_TESTS    ?= spec:: cgroup::convert cgroup::unit_properties cgroup::devices netlink:: resctrl:: state::tests::records state::tests::a_damaged
+
+# $(call cargo-install,NAME) builds a cargo command from the registry unless it is there.
+cargo-install = command -v $(1) >/dev/null || RUSTFLAGS= cargo install --locked $(1)
+
 # $(call apt,PACKAGES) installs those that are missing, and costs a few
 # milliseconds when none is.
 define apt
@@ -45,8 +53,8 @@ apt-get -qq -o DPkg::Lock::Timeout=600 update && \
 apt-get -qq -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends $$missing >/dev/null
 endef
 
-.PHONY: help build demo bundles test test-vm test-engines bench crash-matrix conformance install clean \
-	deps deps-test deps-vm deps-engines packages-engines deps-bench toolchain root
+.PHONY: help build demo bundles test test-vm test-engines bench crash-matrix conformance fuzz miri deny install clean \
+	deps deps-test deps-vm deps-engines packages-engines deps-bench deps-fuzz toolchain nightly root
 
 help: ## List these targets
 	@echo "Ultari: a low-level OCI container runtime. Targets:"
@@ -116,6 +124,37 @@ conformance: root deps-test $(if $(filter bin/ultari,$(ULTARI)),build) ## Run a 
 	@[ -n "$(RUNTIME_TOOLS)" ] || { echo "RUNTIME_TOOLS=DIR: a built checkout of opencontainers/runtime-tools is needed" >&2; exit 1; }
 	@ULTARI="$(ULTARI)" RUNTIMES="$(RUNTIMES)" tests/conformance/run "$(RUNTIME_TOOLS)"
 
+# Crates that fuzzing needs stay out of the project's own lock file: fuzz/ has one of its own.
+# Mocks of cgroup trees and of a state folder are in memory.
+fuzz: deps-fuzz nightly ## Fuzz all parsers of input: FUZZ_SECONDS (600) each, FUZZ_TARGETS=names
+	@$(call cargo-install,cargo-fuzz)
+	@fuzz/seed
+	@for target in $(FUZZ_TARGETS); do \
+		echo "== $$target: $(FUZZ_SECONDS) s"; \
+		memory=$$(mktemp -d /dev/shm/ultari-fuzz.XXXXXX); \
+		RUSTFLAGS= TMPDIR=$$memory cargo +nightly fuzz run --target $(HOST) $$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=65536 -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 \
+			>$(TARGET_DIR)/fuzz-$$target.log 2>&1; code=$$?; \
+		rm -rf $$memory; \
+		sed -n '/INITED\|DONE\|^stat::number_of_executed/p' $(TARGET_DIR)/fuzz-$$target.log; \
+		[ $$code = 0 ] || { tail -n 60 $(TARGET_DIR)/fuzz-$$target.log; exit 1; }; \
+	done
+
+# Unit tests that ask the kernel for nothing, interpreted: undefined behaviour would be an error.
+miri: nightly ## Run the unit tests of pure code under Miri (long)
+	@rustup component add --toolchain nightly miri rust-src
+	RUSTFLAGS= MIRIFLAGS="-Zmiri-disable-isolation" cargo +nightly miri test --locked --lib -- $(MIRI_TESTS)
+
+# Licences, banned crates and sources need nothing but the registry; advisories have a database.
+deny: toolchain ## Check licences, sources and known holes of all dependencies
+	@$(call cargo-install,cargo-deny)
+	cargo deny --locked check bans licenses sources
+	@out=$$(cargo deny --locked check advisories 2>&1) && { echo "$$out"; exit 0; }; \
+	case $$out in \
+	*"failed to fetch advisory database"*) echo "advisories NOT checked: their database can't be fetched from here" ;; \
+	*) echo "$$out" >&2; exit 1 ;; \
+	esac
+
 install: ## Install program, manual pages and completions to $(DESTDIR)$(PREFIX) (after `make build`)
 	@[ -x bin/ultari ] && [ -e $(MANUAL)/man8/ultari.8 ] || { echo "bin/ultari is not there: run make build first" >&2; exit 1; }
 	install -D -m 755 bin/ultari $(DESTDIR)$(PREFIX)/bin/ultari
@@ -151,11 +190,17 @@ deps-engines:
 packages-engines:
 	$(call apt,$(ENGINE_PACKAGES))
 
+deps-fuzz:
+	$(call apt,$(FUZZ_PACKAGES))
+
 deps-bench:
 	$(call apt,$(BENCH_PACKAGES))
 
 toolchain:
 	@[ -n "$(HOST)" ] || { echo "The Rust toolchain (1.89 or newer) is needed: cargo and rustc on the PATH" >&2; exit 1; }
+
+nightly: toolchain
+	@cargo +nightly --version >/dev/null || { echo "A nightly toolchain is needed: rustup toolchain install nightly" >&2; exit 1; }
 
 root:
 	@[ "$$(id -u)" = 0 ] || { echo "This needs root: it makes containers with cgroups." >&2; exit 1; }

@@ -155,6 +155,13 @@ fn parse_leniently(text: &[u8], bundle: &Path, report: &mut Report) -> Option<Co
     }
 }
 
+/// A door for the fuzz targets.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn leniently(text: &[u8], bundle: &Path) {
+    parse_leniently(text, bundle, &mut Report::default());
+}
+
 /// Takes what `property` names out of `value`; false when there is no such thing. An element of
 /// an array gives way to a copy of another, so that the rest keep their numbers; when that did not
 /// help (`again`), the array is emptied.

@@ -69,6 +69,19 @@ impl Groups {
         Ok(Self { root: root.to_owned(), control, own: rdt.clos_id.is_none(), monitoring })
     }
 
+    /// Checks what a record says: whose groups are removed must be groups.
+    ///
+    /// # Errors
+    /// When they are elsewhere.
+    pub fn check(&self) -> Result<()> {
+        for group in [&self.control].into_iter().chain(&self.monitoring) {
+            let inside = group.starts_with(&self.root)
+                && !group.components().any(|part| part == std::path::Component::ParentDir);
+            ensure!(inside, "resctrl: {group:?} is not below {:?}", self.root);
+        }
+        Ok(())
+    }
+
     /// Makes the groups that are not there and sets what they get.
     ///
     /// # Errors

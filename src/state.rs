@@ -54,6 +54,31 @@ pub struct Record {
     pub resctrl: Option<resctrl::Groups>,
 }
 
+/// A file whose content makes no sense, and never will.
+#[derive(Debug)]
+pub struct Damaged(PathBuf);
+
+impl std::fmt::Display for Damaged {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let path = self.0.display();
+        write!(
+            f,
+            "{path} is damaged or from another version; `ultari delete --force` removes what it can"
+        )
+    }
+}
+
+impl Record {
+    /// Reads a record. Whoever gets it kills and removes what is in the places that it names.
+    fn parse(text: &[u8]) -> Result<Self> {
+        let record: Self = serde_json::from_slice(text)?;
+        check_id(&record.id)?;
+        record.cgroup.check()?;
+        record.resctrl.as_ref().map_or(Ok(()), resctrl::Groups::check)?;
+        Ok(record)
+    }
+}
+
 /// Pid and start time of a container's first process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Init {
@@ -92,6 +117,22 @@ const ROOTFS: &str = "rootfs";
 const NOTIFY: &str = "notify";
 /// The socket's name in the folder.
 pub const GATE: &str = "gate";
+
+impl Init {
+    /// Reads what [`InitFile::write`] writes; none before it has.
+    fn parse(text: &[u8]) -> Result<Option<Self>> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let numbers = || {
+            let (pid, start_time) =
+                str::from_utf8(text).ok()?.strip_suffix('\n')?.split_once(' ')?;
+            let pid = pid.parse().ok().filter(|pid| *pid > 0)?;
+            Some(Self { pid, start_time: start_time.parse().ok()? })
+        };
+        numbers().context("it has no pid and start time").map(Some)
+    }
+}
 
 impl Folder {
     /// Reserves `id` below `root`, which is made when missing.
@@ -199,14 +240,11 @@ impl Folder {
     /// When it is damaged.
     pub fn record(&self) -> Result<Option<Record>> {
         let Some(text) = self.read(STATE)? else { return Ok(None) };
-        let path = self.path.join(STATE);
-        let record = serde_json::from_slice(&text).with_context(|| {
-            format!(
-                "{} is damaged or from another version; `ultari delete --force` removes what it can",
-                path.display()
-            )
-        })?;
-        Ok(Some(record))
+        Record::parse(&text).with_context(|| self.damaged(STATE)).map(Some)
+    }
+
+    fn damaged(&self, name: &str) -> Damaged {
+        Damaged(self.path.join(name))
     }
 
     /// The text of config.json as it was at creation.
@@ -247,19 +285,17 @@ impl Folder {
     /// The first process, if on record, and whether it (or who makes it) still holds the lock.
     ///
     /// # Errors
-    /// When the file can't be read.
+    /// When the file can't be read or is damaged.
     pub fn init(&self) -> Result<(Option<Init>, bool)> {
         let mut file = match self.file(INIT, OFlag::O_RDONLY) {
             Err(Errno::ENOENT) => return Ok((None, false)),
             other => other.with_context(|| format!("open {}", self.path.join(INIT).display()))?,
         };
         let locked = matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock));
-        let mut text = String::new();
-        file.read_to_string(&mut text)?;
-        let mut numbers = text.split_ascii_whitespace();
-        let pid = numbers.next().and_then(|n| n.parse().ok());
-        let start_time = numbers.next().and_then(|n| n.parse().ok());
-        let init = pid.zip(start_time).map(|(pid, start_time)| Init { pid, start_time });
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)
+            .with_context(|| format!("read {}", self.path.join(INIT).display()))?;
+        let init = Init::parse(&text).with_context(|| self.damaged(INIT))?;
         Ok((init, locked))
     }
 
@@ -408,6 +444,55 @@ mod tests {
         for id in ["a", "A.b-c_d+1", "...", &"x".repeat(240)] {
             check_id(id).unwrap();
         }
+    }
+
+    #[test]
+    fn records_that_name_foreign_places_are_damaged() {
+        let record = |change: &dyn Fn(&mut serde_json::Value)| {
+            let mut record = serde_json::json!({
+                "ociVersion": "1.3.0", "id": "c", "bundle": "/b", "rootfs": "/b/r",
+                "created": "", "owner": 0,
+                "cgroup": {"path": ["ultari", "c"], "optional": true, "hierarchies": [
+                    {"directory": "memory", "version": "v1", "existing": 1}]},
+                "resctrl": {"root": "/r", "control": "/r/c", "own": true, "monitoring": null}
+            });
+            change(&mut record);
+            Record::parse(record.to_string().as_bytes())
+        };
+        record(&|_| ()).unwrap();
+        let set = |pointer: &str, value: serde_json::Value| {
+            record(&|record| *record.pointer_mut(pointer).unwrap() = value.clone())
+        };
+        for (pointer, value) in [
+            ("/id", "../c".into()),
+            // Would be every process of the host.
+            ("/cgroup/path", serde_json::json!([])),
+            ("/cgroup/path/1", "..".into()),
+            ("/cgroup/path/1", "".into()),
+            ("/cgroup/path/0", "a/b".into()),
+            ("/cgroup/path/0", "a\0".into()),
+            ("/cgroup/hierarchies", serde_json::json!([])),
+            ("/cgroup/hierarchies/0/directory", "../memory".into()),
+            ("/cgroup/hierarchies/0/directory", "..".into()),
+            ("/cgroup/hierarchies/0/existing", 3.into()),
+            ("/resctrl/control", "/etc".into()),
+            ("/resctrl/control", "/r/../etc".into()),
+            ("/resctrl/monitoring", "/etc".into()),
+        ] {
+            assert!(set(pointer, value.clone()).is_err(), "{pointer}: {value}");
+        }
+        Record::parse(b"{\"id\":").unwrap_err();
+    }
+
+    #[test]
+    fn a_damaged_pid_is_an_error_and_not_the_end_of_the_process() {
+        assert_eq!(Init::parse(b"").unwrap(), None);
+        let init = Init::parse(b"12 345\n").unwrap();
+        assert_eq!(init, Some(Init { pid: 12, start_time: 345 }));
+        for text in ["{", "12", "12 ", "12 34", "0 1\n", "-1 1\n", "99999999999 1\n", "1 2 3\n"] {
+            Init::parse(text.as_bytes()).unwrap_err();
+        }
+        Init::parse(b"\xff 1\n").unwrap_err();
     }
 
     #[test]

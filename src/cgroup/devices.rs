@@ -330,6 +330,9 @@ fn append_rule(code: &mut Vec<Insn>, rule: &Rule) {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(fuzzing, allow(dead_code))]
 #[path = "devices_tests.rs"]
 mod tests;
+#[cfg(fuzzing)]
+pub(super) use tests::check_meaning;

@@ -142,6 +142,39 @@ fn v1_decides(lists: &V1Lists, (kind, major, minor): (u8, u32, u32), access: u8)
     excepted != lists.allow_all
 }
 
+/// That the program, and the lists for v1, mean what any rules say, at and beside their numbers.
+pub fn check_meaning(configured: &[LinuxDeviceCgroup]) {
+    let Ok(policy) = Policy::new(configured) else { return };
+    let mut rules: Vec<Rule> = (configured.iter().enumerate())
+        .map(|(index, rule)| Rule::parse(index, rule).unwrap())
+        .collect();
+    rules.extend(DEFAULTS);
+    let (program, lists) = (policy.program(), policy.v1_lists().ok());
+    for rule in rules.iter().take(40) {
+        let (major, minor) = (rule.major.unwrap_or(7), rule.minor.unwrap_or(7));
+        for (kind, beside) in [(BLOCK, 0), (BLOCK, 1), (CHAR, 0), (CHAR, 1)] {
+            let device = (kind, major, minor.wrapping_add(beside));
+            for access in 1..=ALL {
+                let expected = literally(&rules, false, device, access);
+                assert_eq!(run(&program, device, access), expected, "{device:?} {access}");
+                if let Some(lists) = lists.as_ref().filter(|_| access.count_ones() == 1) {
+                    assert_eq!(v1_decides(lists, device, access), expected, "{device:?} {access}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn real_and_extreme_device_numbers_mean_what_the_rules_say() {
+    check_meaning(&[]);
+    check_meaning(&configured(
+        r#"[{"allow": true, "access": "rw"}, {"allow": false, "type": "b", "access": "w"},
+            {"allow": true, "type": "b", "major": 4294967295, "minor": 4294967295, "access": "m"},
+            {"allow": false, "type": "c", "major": 0, "minor": 1, "access": "rwm"}]"#,
+    ));
+}
+
 #[test]
 fn no_rules_at_all_leave_the_default_devices() {
     let policy = Policy::new(&[]).unwrap();

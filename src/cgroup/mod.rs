@@ -23,6 +23,9 @@ mod bus;
 mod convert;
 mod create;
 mod devices;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod inside;
 mod journal;
 mod node;
@@ -161,6 +164,31 @@ impl Location {
             }
         }
         Ok(Self { path, hierarchies, optional: configured.is_none(), systemd: None })
+    }
+
+    /// Checks what a record says: whoever deletes the container kills all that is in there.
+    ///
+    /// # Errors
+    /// When that is no cgroup below the root of each hierarchy.
+    pub fn check(&self) -> Result<()> {
+        let name = |name: &String| {
+            !matches!(name.as_str(), "" | "." | "..") && !name.contains(['/', '\n', '\0'])
+        };
+        let hierarchy = |hierarchy: &Hierarchy| {
+            (hierarchy.directory.is_empty() || name(&hierarchy.directory))
+                && hierarchy.existing <= self.path.len()
+        };
+        ensure!(
+            !self.path.is_empty() && self.path.iter().all(name),
+            "cgroup.path: {:?} is not the path of a cgroup",
+            self.path
+        );
+        ensure!(
+            !self.hierarchies.is_empty() && self.hierarchies.iter().all(hierarchy),
+            "cgroup.hierarchies: {:?} are not hierarchies",
+            self.hierarchies
+        );
+        Ok(())
     }
 
     /// Whether the host has cgroup v2 alone.

@@ -317,7 +317,7 @@ fn refusal(error: &anyhow::Error) -> Option<&str> {
 }
 
 /// Slice and unit of a `linux.cgroupsPath`.
-fn parse(text: &str, user: bool) -> Result<(String, String)> {
+pub(super) fn parse(text: &str, user: bool) -> Result<(String, String)> {
     let parts: Vec<&str> = text.split(':').collect();
     let [slice, prefix, name] = parts[..] else {
         bail!(
@@ -355,7 +355,7 @@ fn parse(text: &str, user: bool) -> Result<(String, String)> {
 
 /// The cgroups from a slice's outermost ancestor to itself: `a-b.slice` is in `a.slice`
 /// (systemd.slice(5)). The root slice `-.slice` has none.
-fn expand_slice(slice: &str) -> Result<Vec<String>> {
+pub(super) fn expand_slice(slice: &str) -> Result<Vec<String>> {
     let wrong = || {
         anyhow!(
             "linux.cgroupsPath: {slice:?} is not a slice of systemd: it must end in .slice and have no slash, no empty part between dashes"

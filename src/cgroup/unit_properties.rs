@@ -130,7 +130,8 @@ fn of_quota(quota: Option<u64>, period: Option<u64>, list: &mut Vec<Property>) {
         // Rounded up, because systemd cuts off what is less than a percent.
         Some(quota) if each > 0 => {
             let per_second = u128::from(quota) * 1_000_000 / u128::from(each);
-            u64::try_from(per_second).map_or(INFINITY, |n| n.next_multiple_of(PERCENT))
+            let rounded = per_second.next_multiple_of(PERCENT.into());
+            u64::try_from(rounded).unwrap_or(INFINITY)
         }
         _ => INFINITY,
     };
@@ -348,8 +349,8 @@ fn parse(text: &str) -> Result<Variant<'static>> {
         "uint64" => Variant::from(value.parse::<u64>()?),
         "double" => Variant::from(value.parse::<f64>()?),
         "boolean" => Variant::from(value.parse::<bool>()?),
-        "string" => return parse(value),
-        "@as" => return parse(value),
+        // Of what has a type in front, none follows: text as long as one likes must not nest.
+        "string" | "@as" if value.starts_with(['\'', '"', '[']) => return parse(value),
         other => bail!("{other:?} is not a known type"),
     })
 }
@@ -443,6 +444,9 @@ mod tests {
         assert_eq!(quota(r#"{"cpu": {"period": 50000}}"#, now), (INFINITY, 50_000));
         assert_eq!(quota(r#"{"unified": {"cpu.max": "25000 50000"}}"#, now), (500_000, 50_000));
         assert_eq!(quota(r#"{"unified": {"cpu.max": "max"}}"#, now), (INFINITY, 100_000));
+        // What is too much only when rounded up.
+        let most = r#"{"cpu": {"quota": 18446744073709551, "period": 1000}}"#;
+        assert_eq!(quota(most, now), (INFINITY, 1000));
     }
 
     #[test]
@@ -543,6 +547,9 @@ mod tests {
             ("TimeoutStopSec", "-1"),
             ("é", "1"),
             ("Abc", "'\\"),
+            ("Abc", "string string 'x'"),
+            // Deep enough for the end of any stack, were it nested.
+            ("Abc", &"string ".repeat(1 << 20)),
         ] {
             let error = annotations(key, value).unwrap_err().to_string();
             assert!(error.starts_with("annotations["), "{key}={value}: {error}");

@@ -19,7 +19,7 @@ use nix::sys::signal::Signal;
 use ultari::container::{Container, does_not_exist};
 use ultari::log;
 use ultari::notify::Notify;
-use ultari::state::Folder;
+use ultari::state::{Damaged, Folder};
 
 use crate::cli::{Cli, Command, LogFormat};
 
@@ -144,7 +144,7 @@ fn delete(root: &Path, id: &str, force: bool) -> Result<()> {
         // Killed before the record was written, when nothing else had been made.
         Ok(None) if force => folder.remove(),
         // Nobody can tell what it was about.
-        Err(error) if force && error.is::<serde_json::Error>() => {
+        Err(error) if force && error.is::<Damaged>() => {
             log::warning(&format!("{error:#}"));
             folder.remove()
         }

@@ -266,6 +266,38 @@ fn delete_copes_with_damaged_state() {
 }
 
 #[test]
+fn a_damaged_pid_is_said_and_delete_with_force_leaves_nothing() {
+    let sandbox = rich("damagedpid");
+    sandbox.run_detached();
+    fs::write(sandbox.root().join(&sandbox.id).join("init"), "12 3").unwrap();
+    let state = sandbox.ultari(["state", &sandbox.id]);
+    assert!(state.code == 1 && state.stderr.contains("init is damaged"), "{state:?}");
+    let delete = sandbox.ultari(["delete", &sandbox.id]);
+    assert!(delete.code == 1 && !marked_processes(&sandbox.marker()).is_empty(), "{delete:?}");
+    sandbox.delete_forced().ok();
+    sandbox.expect_nothing_left();
+}
+
+#[test]
+fn a_record_of_the_root_cgroup_kills_nobody() {
+    let sandbox = rich("rootcgroup");
+    sandbox.run_detached();
+    let file = sandbox.root().join(&sandbox.id).join("state.json");
+    let whole = fs::read_to_string(&file).unwrap();
+    let mut record: serde_json::Value = serde_json::from_str(&whole).unwrap();
+    record["cgroup"]["path"] = serde_json::json!([]);
+    fs::write(&file, record.to_string()).unwrap();
+    // Neither asks for a signal to all, which would reach this test, should it be obeyed.
+    for command in [&["state"][..], &["ps"], &["kill"]] {
+        let refused = sandbox.ultari(command.iter().copied().chain([sandbox.id.as_str()]));
+        assert!(refused.code == 1 && refused.stderr.contains("cgroup.path"), "{refused:?}");
+    }
+    fs::write(&file, whole).unwrap();
+    sandbox.delete_forced().ok();
+    sandbox.expect_nothing_left();
+}
+
+#[test]
 fn many_containers_at_the_same_time() {
     let sandboxes: Vec<Sandbox> = (0..6).map(|_| rich("parallel")).collect();
     let calls: Vec<_> = sandboxes

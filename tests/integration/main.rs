@@ -40,4 +40,5 @@ mod support;
 mod surroundings;
 mod systemd;
 mod terminal;
+mod unsafe_code;
 mod update;
