@@ -41,7 +41,7 @@ apt-get -qq -o DPkg::Lock::Timeout=600 update && \
 apt-get -qq -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends $$missing >/dev/null
 endef
 
-.PHONY: help build demo bundles test test-vm bench crash-matrix conformance install clean deps deps-test deps-vm deps-bench toolchain root
+.PHONY: help build demo bundles test test-vm bench crash-matrix load conformance install clean deps deps-test deps-vm deps-bench toolchain root
 
 help: ## List these targets
 	@echo "Ultari: a low-level OCI container runtime. Targets:"
@@ -100,10 +100,13 @@ bench: root deps-bench build ## Compare with crun, runc and the kernel's own flo
 	cargo build $(CARGO_ARGS) --release --example floor
 	ULTARI=$(ULTARI) FLOOR=$(RELEASE)/examples/floor OUT=$(TARGET_DIR)/bench benches/run
 
-# The suite's programs are driven as they are; building them is their own README's business.
 crash-matrix: root deps-test build ## Kill and fail every system call of every command (long)
 	CRASH_MATRIX=1 cargo test $(CARGO_ARGS) --test integration -- --nocapture crash_matrix
 
+load: root deps-test build ## 500 containers at once, 2000 by 8 workers, all calls for one id (long)
+	LOAD=100 cargo test $(CARGO_ARGS) --test integration -- --nocapture --test-threads 1 load::
+
+# The suite's programs are driven as they are; building them is their own README's business.
 conformance: root deps-test $(if $(filter bin/ultari,$(ULTARI)),build) ## Run a built runtime-tools checkout: RUNTIME_TOOLS=DIR
 	@[ -n "$(RUNTIME_TOOLS)" ] || { echo "RUNTIME_TOOLS=DIR: a built checkout of opencontainers/runtime-tools is needed" >&2; exit 1; }
 	@ULTARI="$(ULTARI)" RUNTIMES="$(RUNTIMES)" tests/conformance/run "$(RUNTIME_TOOLS)"

@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
@@ -242,7 +242,9 @@ impl Container {
             .context("connect to the container's init (another start may have been first)")?;
         let channel = Channel::over(socket);
         channel.send(&Message::Start)?;
-        wait_for_exec(&channel, agent)
+        wait_for_exec(&channel, agent)?;
+        self.folder.wait_for_program();
+        Ok(())
     }
 
     /// Runs the poststart hooks of a program just executed as process `pid`.
@@ -429,12 +431,24 @@ impl Container {
     /// All that went wrong, together.
     pub fn destroy(&self) -> Result<()> {
         log::debug(|| format!("remove container {}", self.record.id));
+        // One after the other: what the second removed might be the next container of this name.
+        let _alone = self.folder.lock();
+        if self.folder.is_gone() {
+            return Ok(());
+        }
         let config = self.config();
         let mut errors = Vec::new();
         let isolated = config.as_ref().is_ok_and(|c| c.namespaces.is_new(Ns::Pid));
         // The end of a PID namespace's first process has ended all others.
-        if !(isolated && matches!(self.look(), Ok((Status::Stopped, _)))) {
-            self.kill_all();
+        let ended = || isolated && matches!(self.look(), Ok((Status::Stopped, _)));
+        if !wait_for(|| {
+            if !ended() {
+                self.kill_all();
+            }
+            self.folder.bar()
+        }) {
+            let id = &self.record.id;
+            bail!("a runtime is still creating container {id}: end that, then delete again");
         }
         let cgroup = self.record.cgroup.open();
         errors.extend(cgroup.and_then(|cgroup| cgroup.remove()).err());
@@ -482,6 +496,20 @@ impl Container {
         {
             log::warning(&format!("process {pid} does not end after SIGKILL"));
         }
+    }
+}
+
+/// Whether `condition` holds before [`KILL_TIMEOUT`] is over.
+pub fn wait_for(condition: impl Fn() -> bool) -> bool {
+    let start = Instant::now();
+    loop {
+        if condition() {
+            return true;
+        }
+        if start.elapsed() > KILL_TIMEOUT {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

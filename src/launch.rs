@@ -80,7 +80,11 @@ impl Child {
         };
         let agent = container.connect_agent(status, init, self.pid)?;
         self.channel.send(&Message::Start)?;
-        wait_for_exec(&self.channel, agent)
+        wait_for_exec(&self.channel, agent)?;
+        if self.first {
+            container.folder().wait_for_program();
+        }
+        Ok(())
     }
 
     /// Ends and reaps it after `error`. If it had failed first, its own words say more than what
@@ -248,8 +252,35 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
     config.warnings.iter().for_each(|warning| log::warning(warning));
     let filter = compile(&config)?;
     let proc = Proc::open()?;
+    let folder = Folder::create(&options.root, &options.id)?;
+    // With the name taken nobody's earlier container of this name has a cgroup any more.
+    let recorded = record(&mut config, &text, bundle, options, &folder, &proc);
+    let (record, init_file) = recorded.inspect_err(|_| drop(folder.remove()))?;
+    let gate = folder.gate_path();
+    let container = Container::from_parts(folder, record, proc, config);
+    let made = make(&container, filter, init_file, options, wait_at_gate.then_some(&gate));
+    match made {
+        Ok(child) => Ok((container, child)),
+        Err(error) => {
+            if let Err(leftover) = container.destroy() {
+                log::warning(&format!("{leftover:#}"));
+            }
+            Err(userns::explain_failure(error, &container.config()?.namespaces))
+        }
+    }
+}
+
+/// Puts on record what is about to be made.
+fn record(
+    config: &mut Config,
+    text: &[u8],
+    bundle: &Path,
+    options: &Options,
+    folder: &Folder,
+    proc: &Proc,
+) -> Result<(Record, InitFile)> {
     let resctrl = (config.intel_rdt.as_ref())
-        .map(|rdt| Groups::locate(rdt, &options.id, &proc))
+        .map(|rdt| Groups::locate(rdt, &options.id, proc))
         .transpose()?;
     let path = config.cgroups_path.as_deref();
     let record = Record {
@@ -266,26 +297,10 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
         },
         resctrl,
     };
-    let folder = Folder::create(&options.root, &options.id)?;
-    let init_file = (|| {
-        let init_file = folder.create_init()?;
-        folder.write(&record, &text)?;
-        notify::add_to(&mut config, &folder)?;
-        Ok(init_file)
-    })();
-    let init_file = init_file.inspect_err(|_: &anyhow::Error| drop(folder.remove()))?;
-    let gate = folder.gate_path();
-    let container = Container::from_parts(folder, record, proc, config);
-    let made = make(&container, filter, init_file, options, wait_at_gate.then_some(&gate));
-    match made {
-        Ok(child) => Ok((container, child)),
-        Err(error) => {
-            if let Err(leftover) = container.destroy() {
-                log::warning(&format!("{leftover:#}"));
-            }
-            Err(userns::explain_failure(error, &container.config()?.namespaces))
-        }
-    }
+    let init_file = folder.create_init()?;
+    folder.write(&record, text)?;
+    notify::add_to(config, folder)?;
+    Ok((record, init_file))
 }
 
 fn make(

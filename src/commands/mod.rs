@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use nix::sys::signal::Signal;
-use ultari::container::{Container, does_not_exist};
+use ultari::container::{Container, does_not_exist, wait_for};
 use ultari::log;
 use ultari::notify::Notify;
 use ultari::state::Folder;
@@ -138,10 +138,15 @@ fn delete(root: &Path, id: &str, force: bool) -> Result<()> {
     };
     match Container::open(root, id) {
         Ok(container) => container.delete(force),
-        // Killed before the record was whole, when nothing else had been made.
         Err(error) if force => {
             log::debug(|| format!("{error:#}"));
-            folder.remove()
+            // Whoever is creating it goes on, or was killed before the record was whole, when nothing
+            // else had been made.
+            wait_for(|| Container::open(root, id).is_ok() || folder.bar());
+            match Container::open(root, id) {
+                Ok(container) => container.delete(force),
+                Err(_) => folder.remove(),
+            }
         }
         Err(error) => Err(error),
     }

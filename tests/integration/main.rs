@@ -22,6 +22,7 @@ mod install;
 mod leftovers;
 mod lifecycle;
 mod limits;
+mod load;
 mod mounts;
 mod namespaces;
 mod net_devices;

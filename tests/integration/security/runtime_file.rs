@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{Output, Sandbox, program, set_namespace};
+use crate::support::{Output, Sandbox, program, set_namespace, wait_until};
 
 /// A container that holds on to every program file that it finds in its /proc and writes to it as
 /// soon as nobody runs it any more.
@@ -33,7 +33,8 @@ fn script(sandbox: &Sandbox, text: &str) {
 
 #[track_caller]
 fn expect_unharmed(catcher: &Sandbox, created: &Output) {
-    catcher.wait_for("stopped");
+    // Nobody may run the program that it wants to write to: so no `state` before it is done.
+    wait_until("it has tried", || !created.stdout_by_now().is_empty());
     let wanted = json!(["ok caught true, wrote to []"]).to_string();
     assert_eq!(created.stdout_by_now().trim(), wanted, "it did get hold of something");
     let same = fs::read(&catcher.program).unwrap() == fs::read(program()).unwrap();
