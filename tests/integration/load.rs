@@ -91,6 +91,7 @@ fn many_containers_alive_at_once() {
     eprintln!("load: {count} containers were alive at once, nothing left");
 }
 
+/// Shown: without Folder::wait_for_program a container of `run --detach` was "creating" at times.
 #[test]
 fn many_containers_by_eight_workers() {
     let sandbox = Sandbox::with_script("churn", "exec sleep 10000");
@@ -132,6 +133,8 @@ fn expect_sane(output: &Output, killed: bool) {
     assert!(told, "no reason: {output:?}");
 }
 
+/// Shown: without Folder::bar processes and cgroups without a record were left; with the place of the
+/// cgroup decided before the name was taken, cgroups.
 #[test]
 fn all_calls_at_once_for_the_same_container() {
     let sandbox = Sandbox::with_script("same", "exec sleep 10000");

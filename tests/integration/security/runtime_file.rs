@@ -6,6 +6,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+
+use crate::skip;
+use crate::support::user;
 use crate::support::{Output, Sandbox, program, set_namespace, wait_until};
 
 /// A container that holds on to every program file that it finds in its /proc and writes to it as
@@ -76,4 +80,28 @@ fn an_entrypoint_that_is_the_runtime_does_not_give_it_away() {
         }
     }
     expect_unharmed(&catcher, &created);
+}
+
+/// Who can't make mounts has a copy in memory that nobody can write to.
+///
+/// Shown: with seal::ensure returning at once the file of the process had no seals.
+#[test]
+fn without_root_the_runtime_runs_from_a_sealed_copy() {
+    if let Some(reason) = user::missing() {
+        skip!("{reason}");
+    }
+    let sandbox = Sandbox::of_user("sealed", "exec sleep 100");
+    let running = sandbox.bundle_call("run").arg(&sandbox.id).spawn();
+    wait_until("it runs", || sandbox.ultari(["state", &sandbox.id]).stdout.contains("running"));
+    let parent = |pid: i32| -> i32 {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+        line.unwrap().trim().parse().unwrap()
+    };
+    let file = fs::File::open(format!("/proc/{}/exe", parent(sandbox.pid()))).unwrap();
+    let seals = fcntl(&file, FcntlArg::F_GET_SEALS).expect("the runtime's file has seals");
+    let wanted = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
+    assert!(SealFlag::from_bits_truncate(seals).contains(wanted), "{seals:x}");
+    sandbox.kill("KILL").ok();
+    running.wait().exits_with(137);
 }
