@@ -162,7 +162,7 @@ fn the_hosts_root_is_not_to_be_had_by_chroot_tricks() {
     assert_eq!(sandbox.run().stdout, "guest\n");
 }
 
-/// Shown: with the PID namespace of the host the first link was readable.
+/// Shown: without CLONE_NEWPID in namespace::clone_flags the host's processes were there.
 #[test]
 fn host_processes_are_out_of_reach() {
     let mut sandbox = Sandbox::new("reach");

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::skip;
 use crate::support::{Sandbox, bind, wait_until};
 
-/// Shown: with apply_sysctl writing to the path /proc/sys/… the trap had the value.
+/// Shown: with apply_sysctl writing to the path /proc/sys/… the kernel did not get the value.
 #[test]
 fn a_bind_mount_over_proc_does_not_catch_sysctls() {
     let mut sandbox = Sandbox::new("sysctltrap");
