@@ -53,7 +53,7 @@ apt-get -qq -o DPkg::Lock::Timeout=600 update && \
 apt-get -qq -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends $$missing >/dev/null
 endef
 
-.PHONY: help build demo bundles test test-vm test-engines bench crash-matrix conformance fuzz miri deny install clean \
+.PHONY: help build demo bundles test test-vm test-engines bench crash-matrix load conformance fuzz miri deny install clean \
 	deps deps-test deps-vm deps-engines packages-engines deps-bench deps-fuzz toolchain nightly root
 
 help: ## List these targets
@@ -118,6 +118,9 @@ test-engines: root deps-engines $(if $(filter bin/ultari,$(ULTARI)),build) ## Dr
 
 crash-matrix: root deps-test build ## Kill and fail every system call of every command (long)
 	CRASH_MATRIX=1 cargo test $(CARGO_ARGS) --test integration -- --nocapture crash_matrix
+
+load: root deps-test build ## 500 containers at once, 2000 by 8 workers, all calls for one id (long)
+	LOAD=100 cargo test $(CARGO_ARGS) --test integration -- --nocapture --test-threads 1 load::
 
 # The suite's programs are driven as they are; building them is their own README's business.
 conformance: root deps-test $(if $(filter bin/ultari,$(ULTARI)),build) ## Run a built runtime-tools checkout: RUNTIME_TOOLS=DIR

@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
@@ -433,12 +433,24 @@ impl Container {
     /// All that went wrong, together.
     pub fn destroy(&self) -> Result<()> {
         log::debug(|| format!("remove container {}", self.record.id));
+        // One after the other: what the second removed might be the next container of this name.
+        let _alone = self.folder.lock();
+        if self.folder.is_gone() {
+            return Ok(());
+        }
         let config = self.config();
         let mut errors = Vec::new();
         let isolated = config.as_ref().is_ok_and(|c| c.namespaces.is_new(Ns::Pid));
         // The end of a PID namespace's first process has ended all others.
-        if !(isolated && matches!(self.look(), Ok((Status::Stopped, _)))) {
-            self.kill_all();
+        let ended = || isolated && matches!(self.look(), Ok((Status::Stopped, _)));
+        if !wait_for(|| {
+            if !ended() {
+                self.kill_all();
+            }
+            self.folder.bar()
+        }) {
+            let id = &self.record.id;
+            bail!("a runtime is still creating container {id}: end that, then delete again");
         }
         let cgroup = self.record.cgroup.open();
         errors.extend(cgroup.and_then(|cgroup| cgroup.remove()).err());
@@ -486,6 +498,20 @@ impl Container {
         {
             log::warning(&format!("process {pid} does not end after SIGKILL"));
         }
+    }
+}
+
+/// Whether `condition` holds before [`KILL_TIMEOUT`] is over.
+pub fn wait_for(condition: impl Fn() -> bool) -> bool {
+    let start = Instant::now();
+    loop {
+        if condition() {
+            return true;
+        }
+        if start.elapsed() > KILL_TIMEOUT {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

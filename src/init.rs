@@ -201,7 +201,7 @@ fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
             }
         }
     }
-    let root = match plan.root.take() {
+    let mut root = match plan.root.take() {
         Some(tree) => Root::new(tree),
         None => rootfs::take_current_folder(config)?,
     };
@@ -221,7 +221,7 @@ fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
             enter_cgroup_namespace(config, record, channel)?;
             placed = true;
         }
-        late.extend(mounts::make(&root, mount, source.take(), &around)?);
+        late.extend(mounts::make(&mut root, mount, source.take(), &around)?);
     }
     let joined = config.namespaces.get(Ns::Mount).is_some_and(|ns| ns.path.is_some());
     if !joined && !mounts::has_host_dev(&config.mounts) {

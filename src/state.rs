@@ -23,7 +23,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat, renameat};
 use nix::mount::{MntFlags, umount2};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
 use serde::{Deserialize, Serialize};
 
 use crate::{cgroup, resctrl};
@@ -382,19 +382,63 @@ impl Folder {
         std::fs::remove_dir(&path).with_context(|| format!("remove {}", path.display()))
     }
 
+    /// Whether somebody has removed the folder; another may be at its path then.
+    pub fn is_gone(&self) -> bool {
+        fstat(&self.fd).is_ok_and(|stat| stat.st_nlink == 0)
+    }
+
+    /// Keeps whoever is to create the container from starting a first process. False while
+    /// somebody is at it, or that process waits at the gate: it has to be ended first.
+    pub fn bar(&self) -> bool {
+        // Who comes later finds the file there, and gives up.
+        match self.file(INIT, OFlag::O_RDONLY | OFlag::O_CREAT) {
+            Ok(file) => !matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock)),
+            Err(_) => true,
+        }
+    }
+
     /// Removes the folder and all in it, freeing the id.
     ///
     /// # Errors
     /// When something in it can't be removed.
     pub fn remove(&self) -> Result<()> {
+        if self.is_gone() {
+            return Ok(());
+        }
         // Nothing may be removed through a mount.
         self.unmount_rootfs()?;
-        match std::fs::remove_dir_all(&self.path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("remove {}", self.path.display()))
+        let context = || format!("remove {}", self.path.display());
+        // By descriptor: at the path there may be the next container of this name.
+        let inside = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        loop {
+            let entries = match std::fs::read_dir(&inside) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+                other => other.with_context(context)?,
+            };
+            for entry in entries.flatten() {
+                let removed = match entry.file_type() {
+                    Ok(kind) if kind.is_dir() => std::fs::remove_dir_all(entry.path()),
+                    _ => std::fs::remove_file(entry.path()),
+                };
+                ignore_missing(removed).with_context(context)?;
             }
-            _ => Ok(()),
+            match ignore_missing(std::fs::remove_dir(&self.path)) {
+                // Somebody else who deletes it has just barred it.
+                Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
+                    if self.is_gone() {
+                        return Ok(());
+                    }
+                }
+                other => return other.with_context(context),
+            }
         }
+    }
+}
+
+fn ignore_missing(result: std::io::Result<()>) -> std::io::Result<()> {
+    match result {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }
 

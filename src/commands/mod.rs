@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use nix::sys::signal::Signal;
-use ultari::container::{Container, does_not_exist};
+use ultari::container::{Container, does_not_exist, wait_for};
 use ultari::log;
 use ultari::notify::Notify;
 use ultari::state::{Damaged, Folder};
@@ -141,14 +141,26 @@ fn delete(root: &Path, id: &str, force: bool) -> Result<()> {
         return Ok(());
     };
     match folder.record() {
-        // Killed before the record was written, when nothing else had been made.
-        Ok(None) if force => folder.remove(),
+        Ok(None) if force => {
+            // Whoever is creating it goes on, or was killed before there was a record, when nothing
+            // else had been made.
+            wait_for(|| !matches!(folder.record(), Ok(None)) || folder.bar());
+            if let Ok(None) = folder.record() {
+                return folder.remove();
+            }
+        }
         // Nobody can tell what it was about.
         Err(error) if force && error.is::<Damaged>() => {
             log::warning(&format!("{error:#}"));
-            folder.remove()
+            return folder.remove();
         }
-        _ => Container::open(root, id)?.delete(force),
+        _ => {}
+    }
+    match Container::open(root, id) {
+        Ok(container) => container.delete(force),
+        // Somebody else was faster.
+        Err(_) if force && folder.is_gone() => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

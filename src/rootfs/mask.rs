@@ -94,7 +94,7 @@ pub fn make_readonly(root: &Root, paths: &[PathBuf]) -> Result<()> {
 }
 
 fn existing(root: &Root, path: &std::path::Path, property: &str) -> Result<Option<OwnedFd>> {
-    match root.open(path, OFlag::O_PATH) {
+    match root.open_interface(path, OFlag::O_PATH) {
         Ok(target) => Ok(Some(target)),
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
         Err(errno) => Err(errno).with_context(|| format!("{property}: open {}", path.display())),

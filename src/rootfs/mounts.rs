@@ -65,11 +65,14 @@ pub fn is_shared(mount: &Mount) -> bool {
 /// # Errors
 /// Names the entry of config.json and the step.
 pub fn make(
-    root: &Root,
+    root: &mut Root,
     mount: &Mount,
     source: Option<OwnedFd>,
     around: &Surroundings,
 ) -> Result<Option<OwnedFd>> {
+    if !matches!(mount.kind, Kind::Remount { .. }) {
+        root.cover(&mount.destination);
+    }
     let made = match &mount.kind {
         Kind::Bind { .. } => {
             let tree = match source {
@@ -162,7 +165,7 @@ fn set_parameters(fs: &FsContext, name: &str, data: &[(CString, Option<CString>)
     Ok(())
 }
 
-fn filesystem(root: &Root, mount: &Mount, label: Option<&CStr>) -> Result<Option<OwnedFd>> {
+fn filesystem(root: &mut Root, mount: &Mount, label: Option<&CStr>) -> Result<Option<OwnedFd>> {
     let Kind::Filesystem { fstype, source, data, copy_up } = &mount.kind else { return Ok(None) };
     let name = fstype.to_string_lossy();
     // The kernel's own interfaces must be where everybody expects them.
@@ -207,6 +210,10 @@ fn filesystem(root: &Root, mount: &Mount, label: Option<&CStr>) -> Result<Option
     }
     attach(&tree, &target).context("attach the mount")?;
     mount.propagation.map_or(Ok(()), |propagation| set_propagation(&tree, propagation))?;
+    if matches!(fstype.as_bytes(), b"proc" | b"sysfs") {
+        root.add_interface(&mount.destination, tree);
+        return Ok(None);
+    }
     Ok(late_readonly.then_some(tree))
 }
 

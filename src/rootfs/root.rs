@@ -24,7 +24,11 @@ const MAX_LINKS: usize = 40;
 
 /// The root of a container's filesystem.
 #[derive(Debug)]
-pub struct Root(OwnedFd);
+pub struct Root {
+    fd: OwnedFd,
+    /// Mounts of the kernel's interfaces by their place, the latest last.
+    interfaces: Vec<(PathBuf, OwnedFd)>,
+}
 
 /// What a mount target must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +42,34 @@ pub enum TargetKind {
 impl Root {
     /// The root that the folder `fd` is.
     pub fn new(fd: OwnedFd) -> Self {
-        Self(fd)
+        Self { fd, interfaces: Vec::new() }
+    }
+
+    /// Notes that `mount`, a procfs or sysfs, was attached at `place`.
+    pub fn add_interface(&mut self, place: &Path, mount: OwnedFd) {
+        self.interfaces.push((place.to_owned(), mount));
+    }
+
+    /// Notes that something is to be mounted at `place`, over whatever was there.
+    pub fn cover(&mut self, place: &Path) {
+        self.interfaces.retain(|(covered, _)| !covered.starts_with(place));
+    }
+
+    /// As [`Root::open`]; what lies in a noted procfs or sysfs is taken from there. Their names
+    /// may have been exchanged since by a container that shares the root as a volume, and what can't
+    /// be found can't be masked.
+    ///
+    /// # Errors
+    /// Those of `openat2(2)`.
+    pub fn open_interface(&self, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+        let resolve = Resolve::IN_ROOT | Resolve::NO_MAGICLINKS;
+        let climbs = path.components().any(|part| part == Component::ParentDir);
+        for (place, mount) in self.interfaces.iter().filter(|_| !climbs) {
+            if let Ok(rest) = path.strip_prefix(place) {
+                return openat2(mount, relative(rest), flags, 0, resolve);
+            }
+        }
+        self.open(path, flags)
     }
 
     /// Opens an existing `path` with `flags`; symbolic links lead where they lead in the container.
@@ -47,12 +78,12 @@ impl Root {
     /// Those of `openat2(2)`.
     pub fn open(&self, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
         let resolve = Resolve::IN_ROOT | Resolve::NO_MAGICLINKS;
-        openat2(&self.0, relative(path), flags, 0, resolve)
+        openat2(&self.fd, relative(path), flags, 0, resolve)
     }
 
     fn open_plain(&self, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
         let resolve = Resolve::IN_ROOT | Resolve::NO_MAGICLINKS | Resolve::NO_SYMLINKS;
-        openat2(&self.0, relative(path), flags, 0, resolve)
+        openat2(&self.fd, relative(path), flags, 0, resolve)
     }
 
     /// The file or folder at `path` as an `O_PATH` descriptor to mount on, made when missing.
@@ -128,7 +159,7 @@ impl Root {
             Err(errno) => return Err(errno).with_context(|| format!("open {}", path.display())),
         }
         let real = self.resolve(path)?;
-        let mut folder = self.0.try_clone().context("duplicate the root's descriptor")?;
+        let mut folder = self.fd.try_clone().context("duplicate the root's descriptor")?;
         for name in real.components().filter_map(normal) {
             let resolve = Resolve::NO_SYMLINKS | Resolve::BENEATH;
             let next = match openat2(&folder, name, flags, 0, resolve) {
@@ -196,7 +227,7 @@ impl Root {
     fn link_target(&self, path: &Path) -> Result<Option<OsString>> {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
         let resolve = Resolve::IN_ROOT | Resolve::NO_MAGICLINKS;
-        let file = match openat2(&self.0, relative(path), flags, 0, resolve) {
+        let file = match openat2(&self.fd, relative(path), flags, 0, resolve) {
             Ok(file) => file,
             Err(Errno::ENOENT) => return Ok(None),
             Err(errno) => return Err(errno).with_context(|| format!("open {}", path.display())),
@@ -211,7 +242,7 @@ impl Root {
 
 impl AsFd for Root {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 

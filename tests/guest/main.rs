@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod, stat, umask};
@@ -83,6 +84,7 @@ fn act(line: &str) -> String {
         }
         ["read-direct", path, count] => result(read_direct(path, number(count))),
         ["burn", milliseconds] => burn(number(milliseconds)),
+        ["exchange", one, other] => exchange(one, other),
         ["catch", milliseconds] => catch(number(milliseconds)),
         ["chown", path, id] => {
             let id = number(id) as u32;
@@ -209,6 +211,16 @@ fn read_direct(path: &str, count: u64) -> std::io::Result<String> {
         disk.read_exact_at(&mut page.0, turn % 1024 * 4096)?;
     }
     Ok("ok".into())
+}
+
+/// Two names change places as fast as that goes, until somebody ends this process.
+fn exchange(one: &str, other: &str) -> String {
+    let flags = RenameFlags::RENAME_EXCHANGE;
+    loop {
+        if let Err(errno) = renameat2(AT_FDCWD, one, AT_FDCWD, other, flags) {
+            return format!("{errno:?}");
+        }
+    }
 }
 
 fn burn(milliseconds: u64) -> String {

@@ -1,0 +1,107 @@
+//! CVE-2019-5736: the container writes to the host's file of the runtime through /proc/PID/exe.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+
+use crate::skip;
+use crate::support::user;
+use crate::support::{Output, Sandbox, program, set_namespace, wait_until};
+
+/// A container that holds on to every program file that it finds in its /proc and writes to it as
+/// soon as nobody runs it any more.
+fn catcher(milliseconds: u64) -> (Sandbox, Output) {
+    let mut sandbox = Sandbox::new("overwrite");
+    // If it does, then not to the program that all the other tests use.
+    sandbox.program = sandbox.dir.join("runtime");
+    fs::copy(program(), &sandbox.program).unwrap();
+    for set in ["bounding", "permitted", "effective"] {
+        let names = &mut sandbox.config["process"]["capabilities"][set];
+        names.as_array_mut().unwrap().push(json!("CAP_SYS_PTRACE"));
+    }
+    sandbox.args(&["/guest", "do", &format!("catch {milliseconds}")]);
+    script(&sandbox, "#!/proc/self/exe --help\n");
+    let created = sandbox.create().ok();
+    (sandbox, created)
+}
+
+fn script(sandbox: &Sandbox, text: &str) {
+    let script = sandbox.rootfs().join("script");
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[track_caller]
+fn expect_unharmed(catcher: &Sandbox, created: &Output) {
+    // Nobody may run the program that it wants to write to: so no `state` before it is done.
+    wait_until("it has tried", || !created.stdout_by_now().is_empty());
+    let wanted = json!(["ok caught true, wrote to []"]).to_string();
+    assert_eq!(created.stdout_by_now().trim(), wanted, "it did get hold of something");
+    let same = fs::read(&catcher.program).unwrap() == fs::read(program()).unwrap();
+    assert!(same, "the container has changed the runtime");
+}
+
+/// Shown: with seal::ensure returning at once it "wrote to" the copy of the runtime.
+#[test]
+fn exec_does_not_give_the_runtime_away() {
+    let (catcher, created) = catcher(1500);
+    catcher.start().ok();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(1200) {
+        // The runtime's own file as the program keeps it open for longer.
+        catcher.exec(&["/proc/self/exe", "--help"]);
+        catcher.exec(&["/script"]);
+        catcher.exec(&["/bin/true"]);
+    }
+    expect_unharmed(&catcher, &created);
+}
+
+/// Shown: with seal::ensure returning at once it "wrote to" the copy of the runtime.
+#[test]
+fn an_entrypoint_that_is_the_runtime_does_not_give_it_away() {
+    let (catcher, created) = catcher(2000);
+    catcher.start().ok();
+    let namespace = format!("/proc/{}/ns/pid", catcher.pid());
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(1500) {
+        for entrypoint in ["/proc/self/exe", "/link", "/script"] {
+            let mut sandbox = Sandbox::new("selfexe");
+            sandbox.program = catcher.program.clone();
+            set_namespace(&mut sandbox.config, "pid", Some(&namespace));
+            symlink("/proc/self/exe", sandbox.rootfs().join("link")).unwrap();
+            script(&sandbox, "#!/proc/self/exe\n");
+            sandbox.args(&[entrypoint]);
+            sandbox.run();
+            sandbox.expect_nothing_left();
+        }
+    }
+    expect_unharmed(&catcher, &created);
+}
+
+/// Who can't make mounts has a copy in memory that nobody can write to.
+///
+/// Shown: with seal::ensure returning at once the file of the process had no seals.
+#[test]
+fn without_root_the_runtime_runs_from_a_sealed_copy() {
+    if let Some(reason) = user::missing() {
+        skip!("{reason}");
+    }
+    let sandbox = Sandbox::of_user("sealed", "exec sleep 100");
+    let running = sandbox.bundle_call("run").arg(&sandbox.id).spawn();
+    wait_until("it runs", || sandbox.ultari(["state", &sandbox.id]).stdout.contains("running"));
+    let parent = |pid: i32| -> i32 {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+        line.unwrap().trim().parse().unwrap()
+    };
+    let file = fs::File::open(format!("/proc/{}/exe", parent(sandbox.pid()))).unwrap();
+    let seals = fcntl(&file, FcntlArg::F_GET_SEALS).expect("the runtime's file has seals");
+    let wanted = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
+    assert!(SealFlag::from_bits_truncate(seals).contains(wanted), "{seals:x}");
+    sandbox.kill("KILL").ok();
+    running.wait().exits_with(137);
+}
