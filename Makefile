@@ -29,7 +29,7 @@ FUZZ_PACKAGES  = $(BUILD_PACKAGES) g++ jq
 FUZZ_SECONDS  ?= 600
 FUZZ_TARGETS  ?= config process resources seccomp mount cgroup_path state
 # Without those that try thousands of cases.
-MIRI_TESTS    ?= spec:: cgroup::convert cgroup::unit_properties cgroup::devices netlink:: state::tests::records state::tests::a_damaged --skip reduced_policies
+MIRI_TESTS    ?= spec:: cgroup::convert cgroup::unit_properties cgroup::devices netlink::tests::damaged state::tests::records state::tests::a_damaged --skip reduced_policies
 
 # $(call cargo-install,NAME) builds a cargo command from the registry unless it is there.
 cargo-install = command -v $(1) >/dev/null || RUSTFLAGS= cargo install --locked $(1)
@@ -121,6 +121,7 @@ conformance: root deps-test $(if $(filter bin/ultari,$(ULTARI)),build) ## Run a 
 # Mocks of cgroup trees and of a state folder are in memory.
 fuzz: deps-fuzz nightly ## Fuzz all parsers of input: FUZZ_SECONDS (600) each, FUZZ_TARGETS=names
 	@$(call cargo-install,cargo-fuzz)
+	@mkdir -p $(TARGET_DIR)
 	@fuzz/seed
 	@for target in $(FUZZ_TARGETS); do \
 		echo "== $$target: $(FUZZ_SECONDS) s"; \
