@@ -55,9 +55,13 @@ fn without_slash_tmp() {
     let dir = sandbox.dir.display();
     let script = format!(
         "exec unshare --mount --propagation private sh -ec '
-            mount --bind {dir} /mnt
+            mount -t tmpfs none /mnt
+            mkdir /mnt/dir
+            touch /mnt/program
+            mount --bind {dir} /mnt/dir
+            mount --bind \"$1\" /mnt/program
             mount -t tmpfs -o ro,mode=0 none /tmp
-            exec \"$1\" --root /mnt/run run --bundle /mnt/bundle {}' sh \"$1\"",
+            exec /mnt/program --root /mnt/dir/run run --bundle /mnt/dir/bundle {}' sh \"$1\"",
         sandbox.id
     );
     sandbox.write_config();
