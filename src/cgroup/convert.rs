@@ -69,6 +69,9 @@ pub(super) fn pids_max(limit: i64) -> String {
 pub(super) fn checked_swap(limit: Option<i64>, swap: Option<i64>) -> Result<()> {
     const SWAP: &str = "linux.resources.memory.swap";
     match (limit, swap) {
+        (Some(limit @ ..-1), _) => {
+            bail!("linux.resources.memory.limit: {limit} is negative; -1 stands for unlimited")
+        }
         (_, None | Some(-1)) | (Some(-1), Some(0..)) => Ok(()),
         (_, Some(..0)) => {
             bail!("{SWAP}: {} is negative; -1 stands for unlimited", swap.unwrap_or_default())
@@ -185,6 +188,8 @@ mod tests {
             let error = swap_max(limit, Some(swap)).unwrap_err().to_string();
             assert!(error.starts_with("linux.resources.memory.swap"), "{error}");
         }
+        let error = swap_max(Some(i64::MIN), Some(1 << 26)).unwrap_err().to_string();
+        assert!(error.starts_with("linux.resources.memory.limit"), "{error}");
     }
 
     #[test]
