@@ -25,6 +25,11 @@ pub struct Cli {
     /// Have systemd make the cgroup: linux.cgroupsPath is SLICE:PREFIX:NAME
     #[arg(long, global = true)]
     pub systemd_cgroup: bool,
+    /// Say where the time of run, create, exec and restore went: as text, or to a file that ends in
+    /// .svg, .json (Chrome trace) or anything else; also ULTARI_TIMINGS=1 or =FILE
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true,
+        default_missing_value = "-", global = true)]
+    pub timings: Option<PathBuf>,
     /// Accepted for compatibility: true, false or auto
     #[arg(long, value_name = "VALUE", hide = true)]
     pub rootless: Option<String>,
@@ -57,8 +62,10 @@ pub enum OutputFormat {
     Json,
 }
 
-/// The commands.
+/// The commands. Only the flags of the one that is called are built: that of all is half of a short
+/// command's time.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// Create a container from a bundle; `start` runs its program
     Create(Create),

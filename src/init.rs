@@ -13,6 +13,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::SigSet;
 use oci_spec::runtime::LinuxNamespaceType as Ns;
 
+use crate::cgroup::Door;
 use crate::channel::{Channel, Message};
 use crate::container::{Status, state_json};
 use crate::procfs::Proc;
@@ -21,7 +22,7 @@ use crate::security::seccomp;
 use crate::spec::{Config, Hook, MemoryPolicy, Process};
 use crate::state::{InitFile, Record};
 use crate::sys::clone::exit_now;
-use crate::{executable, hooks, log, namespace, process, sys};
+use crate::{executable, hooks, log, namespace, process, sys, timings};
 
 /// Where the process waits before it becomes the program.
 pub enum Gate {
@@ -45,6 +46,8 @@ pub struct Common<'a> {
     pub personality: Option<u64>,
     /// Where memory comes from.
     pub memory_policy: Option<&'a MemoryPolicy>,
+    /// Into the cgroup.
+    pub door: Door,
     /// Name of a new session keyring, if one is wanted.
     pub keyring: Option<CString>,
 }
@@ -71,6 +74,7 @@ pub struct NewContainer<'a> {
 
 /// Sets up the container and becomes its program.
 pub fn new_container(mut plan: NewContainer, channel: Channel) -> ! {
+    timings::enter_init();
     let gate = std::mem::replace(&mut plan.gate, Gate::Channel);
     finish(channel, |channel| {
         let console = set_up(&mut plan, channel)?;
@@ -91,8 +95,10 @@ pub fn joined(
     root: Option<OwnedFd>,
     channel: Channel,
 ) -> ! {
+    timings::enter_init();
     finish(channel, |channel| {
         let console = join(plan, target, flags, user, root, channel)?;
+        timings::step("join the namespaces");
         become_program(plan, channel, Gate::Channel, console, (&[], &String::new))
     })
 }
@@ -110,6 +116,7 @@ fn finish(mut channel: Channel, life: impl FnOnce(&mut Channel) -> Result<Infall
 
 fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>> {
     let config = plan.config;
+    plan.common.door.enter()?;
     reset_signals(plan.common.proc)?;
     // Devices and folders get the modes asked for, not what the caller's mask leaves of them.
     let mask = sys::process::umask(0);
@@ -135,18 +142,24 @@ fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>>
     }
     let null = mask::open_null()?;
     set_names(config)?;
+    timings::step("reset signals, start a session, bring lo up, set the names");
     let root = mount_all(plan, channel)?;
     if let Some(process) = plan.common.process {
         // Engines leave it to the runtime to make a working directory that the image lacks.
         root.folder(&process.cwd).context("process.cwd")?;
     }
     let console = set_up_console(plan, &root, channel)?;
+    timings::step("make the working directory and the console");
     run_hooks_before_pivot(plan, channel, mask)?;
+    timings::step("wait for hooks before the pivot");
     // Still before the pivot: the host's null device can be attached only while it is in sight.
     mask::make_readonly(&root, &config.readonly_paths)?;
+    timings::step("make linux.readonlyPaths read-only");
     mask::mask(&root, &config.masked_paths, &null, config.mount_label.as_deref())?;
+    timings::step("mask linux.maskedPaths");
     rootfs::pivot(&root, config, plan.no_pivot)?;
     apply_sysctl(config, plan.common.proc)?;
+    timings::step("pivot into the root, set sysctls");
     Ok(console)
 }
 
@@ -205,6 +218,7 @@ fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
         Some(tree) => Root::new(tree),
         None => rootfs::take_current_folder(config)?,
     };
+    timings::step("take the root filesystem");
     let around = mounts::Surroundings {
         cgroup: &record.cgroup,
         cgroup_namespace: config.namespaces.get(Ns::Cgroup).is_some(),
@@ -222,15 +236,18 @@ fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
             placed = true;
         }
         late.extend(mounts::make(&mut root, mount, source.take(), &around)?);
+        timings::done(|| format!("mount {}", mount.destination.display()).into());
     }
     let joined = config.namespaces.get(Ns::Mount).is_some_and(|ns| ns.path.is_some());
     if !joined && !mounts::has_host_dev(&config.mounts) {
         let bind = config.namespaces.get(Ns::User).is_some();
         devices::make_all(&root, &config.devices, bind)?;
     }
+    timings::step("make the devices");
     late.iter().try_for_each(mounts::make_readonly)?;
     if !placed {
         enter_cgroup_namespace(config, record, channel)?;
+        timings::step("wait until init is in its cgroup");
     }
     Ok(root)
 }
@@ -313,6 +330,7 @@ fn join(
     root: Option<OwnedFd>,
     channel: &Channel,
 ) -> Result<Option<OwnedFd>> {
+    plan.door.enter()?;
     reset_signals(plan.proc)?;
     channel.expect(&Message::Placed)?;
     if !flags.is_empty() {
@@ -354,8 +372,10 @@ fn become_program(
     early.map_or(Ok(()), process::apply_scheduler)?;
     // Podman takes its exit codes 126 and 127 from the error of create, not from that of start.
     plan.process.map_or(Ok(()), |process| executable::check(&process.args[0], &process.env))?;
+    timings::step("limits, user, look for the program");
     channel.send(&Message::Ready)?;
     channel.expect(&Message::Start)?;
+    timings::step("wait for the start");
     if let Gate::Socket(socket) = gate {
         // From now on errors interest whoever comes to the gate; the parent is gone.
         *channel = wait_at_gate(&socket)?;

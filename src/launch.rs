@@ -13,7 +13,7 @@ use nix::sys::socket::{
 };
 use oci_spec::runtime::LinuxNamespaceType as Ns;
 
-use crate::cgroup::Location;
+use crate::cgroup::{Door, Location};
 use crate::channel::{Channel, Message};
 use crate::container::{Container, Status, state_json, wait_for_exec};
 use crate::init::{self, Common, Gate, NewContainer};
@@ -25,7 +25,9 @@ use crate::spec::mount::{ATTR_RDONLY, Kind};
 use crate::spec::{self, Config, Namespaces, Process};
 use crate::state::{Folder, Init, InitFile, Record};
 use crate::sys::clone::Forked;
-use crate::{cgroup, console, hooks, host, log, namespace, netdev, notify, process, sys, userns};
+use crate::{
+    cgroup, console, hooks, host, log, namespace, netdev, notify, process, sys, timings, userns,
+};
 
 /// What the command line says beside the bundle.
 #[derive(Clone, Debug, Default)]
@@ -86,6 +88,7 @@ impl Child {
         if self.first {
             container.folder().wait_for_exec();
         }
+        timings::step("wait until init has become the program");
         Ok(())
     }
 
@@ -241,6 +244,7 @@ pub(crate) fn keyring(options: &Options, id: &str) -> Result<Option<CString>> {
 /// Names the step and the property; nothing is left behind.
 pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(Container, Child)> {
     let (mut config, text) = spec::load(bundle)?;
+    timings::step("read config.json");
     check_terminal(config.process.as_ref(), options)?;
     ensure!(
         wait_at_gate || config.process.is_some(),
@@ -256,7 +260,9 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
     config.warnings.iter().for_each(|warning| log::warning(warning));
     let filter = compile(&config)?;
     let proc = Proc::open()?;
+    timings::step("look what the host has; compile the system call filter");
     let (folder, record, init_file) = put_on_record(bundle, &mut config, &text, options, &proc)?;
+    timings::step("reserve the id, find the place of the cgroup, write the record");
     let gate = folder.gate_path();
     let container = Container::from_parts(folder, record, proc, config);
     let made = make(&container, filter, init_file, options, wait_at_gate.then_some(&gate));
@@ -326,6 +332,7 @@ fn make(
     let proc = container.proc();
     let (mut cgroup, warnings) = record.cgroup.create(config.resources.as_ref())?;
     warnings.iter().for_each(|warning| log::warning(warning));
+    timings::step("make the cgroup, set its limits");
     if let (Some(groups), Some(rdt)) = (&record.resctrl, &config.intel_rdt) {
         groups.create(rdt)?;
     }
@@ -363,10 +370,13 @@ fn make(
             preserve_fds: options.preserve_fds,
             personality: config.personality,
             memory_policy: config.memory_policy.as_ref(),
+            door: cgroup.door()?,
             keyring: keyring(options, &record.id)?,
         },
     };
+    timings::step("prepare the clone");
     let (mut child, init_file) = clone_init(plan, &cgroup)?;
+    timings::step("clone init into its namespaces");
     let outcome = (|| {
         log::debug(|| format!("init of container {} is process {}", record.id, child.pid));
         let new_user = config.namespaces.is_new(Ns::User);
@@ -376,6 +386,7 @@ fn make(
             userns::write_maps("linux", uids, gids, proc, child.pid)?;
         }
         place_first(&child, &mut cgroup, record, config, proc)?;
+        timings::step("let systemd and resctrl have init");
         if new_user {
             // From now on it may be another user's process, which one without privileges can't place.
             child.channel.send(&Message::Mapped)?;
@@ -385,8 +396,10 @@ fn make(
         drop(init_file);
         netdev::move_all(&config.net_devices, child.pid, &child.pidfd)?;
         child.channel.send(&Message::Placed)?;
+        timings::step("put init on record");
         let pid = child.pid;
         child.converse(options, &|| runtime_hooks(record, config, pid))?;
+        timings::step("wait until init is ready");
         match (gate, gate_socket) {
             (Some(path), Some(socket)) => open_gate(&child, path, &socket),
             _ => Ok(()),
@@ -467,7 +480,7 @@ fn place(
     process: Option<&Process>,
     proc: &Proc,
 ) -> Result<()> {
-    if cgroup.clone_fd().is_none() {
+    if !cgroup.is_joined_by_clone() {
         cgroup.add(child.pid)?;
     }
     if let Some(groups) = &record.resctrl {
@@ -528,13 +541,14 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
         .init_pidfd()?
         .with_context(|| format!("cannot exec in container {id}: it is stopped"))?;
     let proc = container.proc();
-    let plan = Common {
+    let mut plan = Common {
         process: Some(process),
         filter: compile(config)?,
         proc,
         preserve_fds: options.preserve_fds,
         personality: config.personality,
         memory_policy: config.memory_policy.as_ref(),
+        door: Door::default(),
         keyring: keyring(options, id)?,
     };
     let root = match config.namespaces.is_new(Ns::Mount) {
@@ -546,8 +560,10 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
             "process.execCPUAffinity.initial: may the runtime run on any of these processors?",
         )?;
     }
+    timings::step("look at the container, compile the system call filter");
     let (channel, theirs) = Channel::pair()?;
-    let fork = |cgroup: &cgroup::Cgroup| {
+    let mut fork = |cgroup: &cgroup::Cgroup| {
+        plan.door = cgroup.door()?;
         namespace::fork_into(&target, &config.namespaces, cgroup, process, proc)
     };
     let (forked, left) = match fork(&cgroup) {
@@ -568,9 +584,11 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
         Forked::Parent { pid, pidfd } => Child { pid, pidfd, console: None, first: false, channel },
     };
     drop(theirs);
+    timings::step("clone the process");
     let outcome = place(&child, &cgroup, &container.record, Some(process), proc)
         .and_then(|()| child.channel.send(&Message::Placed))
         .and_then(|()| child.converse(options, &|| Ok(())));
+    timings::step("put it into the cgroup, wait until it is ready");
     match outcome {
         Ok(()) => Ok(child),
         Err(error) => Err(child.give_up(error)),

@@ -30,4 +30,5 @@ pub mod spec;
 pub mod state;
 pub mod supervise;
 pub mod sys;
+pub mod timings;
 pub mod userns;

@@ -1,33 +1,38 @@
 //! The `ultari` command.
+#![no_main]
 
 mod cli;
 mod commands;
 
-use std::process::ExitCode;
-
 use clap::Parser;
 use clap::error::ErrorKind;
-use ultari::{log, seal};
+use ultari::{log, seal, sys};
 
-fn main() -> ExitCode {
+ultari::entry!(run);
+
+/// The exit status.
+fn run() -> i32 {
+    if let Err(errno) = sys::process::tidy_up() {
+        log::error(&format!("open /dev/null as a standard stream: {}", errno.desc()));
+        return 1;
+    }
     if seal::wanted(std::env::args_os().skip(1))
         && let Err(error) = seal::ensure()
     {
         log::error(&format!("{error:#}"));
-        return ExitCode::FAILURE;
+        return 1;
     }
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
             let help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            return if help { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+            return i32::from(!help);
         }
     };
     let (status, error) = commands::dispatch(cli);
     if let Some(error) = error {
         log::error(&format!("{error:#}"));
     }
-    // The kernel keeps eight bits of it.
-    ExitCode::from(status as u8)
+    status
 }

@@ -13,7 +13,7 @@ use crate::procfs::Proc;
 use crate::security::seccomp::{self, agent::Courier};
 use crate::spec::process::{Affinity, env_name};
 use crate::spec::{MemoryPolicy, Process};
-use crate::{executable, sys};
+use crate::{executable, sys, timings};
 
 /// Limits: what needs the privileges that go with the identity.
 ///
@@ -252,6 +252,7 @@ fn try_exec(
     if !process.no_new_privileges {
         process.capabilities.apply()?;
     }
+    timings::step("drop capabilities, load the filter");
     let errno = sys::process::execve(&file, &process.args, &env);
     Err(executable::diagnose(&file, errno))
 }

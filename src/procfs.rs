@@ -61,9 +61,10 @@ impl Proc {
     /// Those of open and read.
     pub fn read(&self, path: &str) -> nix::Result<String> {
         let file = self.open_file(path, OFlag::O_RDONLY)?;
-        let mut text = String::new();
-        std::fs::File::from(file).read_to_string(&mut text).map_err(errno_of)?;
-        Ok(text)
+        // Most files come in one piece; the standard library's buffer would grow in six steps.
+        let mut text = Vec::with_capacity(4096);
+        std::fs::File::from(file).take(u64::MAX).read_to_end(&mut text).map_err(errno_of)?;
+        String::from_utf8(text).map_err(|_| Errno::EILSEQ)
     }
 
     /// The signals that the calling process ignores; bit n is signal n + 1 (proc_pid_status(5)).

@@ -24,6 +24,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat, renameat};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::{Mode, fstat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use crate::{cgroup, resctrl};
@@ -408,7 +409,13 @@ impl Folder {
         // Nothing may be removed through a mount.
         self.unmount_rootfs()?;
         let context = || format!("remove {}", self.path.display());
-        // By descriptor: at the path there may be the next container of this name.
+        // By descriptor: at the path there may be the next container of this name. The record goes
+        // first: without it the rest is nobody's.
+        let removed = |name: &&str| unlinkat(&self.fd, *name, UnlinkatFlags::NoRemoveDir).is_ok();
+        let ours = [STATE, INIT, CONFIG].iter().filter(|name| removed(name)).count() > 0;
+        if ours && std::fs::remove_dir(&self.path).is_ok() {
+            return Ok(());
+        }
         let inside = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
         loop {
             let entries = match std::fs::read_dir(&inside) {

@@ -292,15 +292,34 @@ impl Cgroup {
         self
     }
 
-    /// The cgroup's directory for clone3(2) with CLONE_INTO_CGROUP, on a v2 host. The child is
-    /// then in the cgroup from its first instruction and needs no [`Cgroup::add`]. None with a user's
-    /// systemd: only that may move processes out of the caller's session.
+    /// The cgroup's directory for clone3(2) with CLONE_INTO_CGROUP, where there is cgroup v2. The
+    /// child is then in the cgroup from its first instruction. None with a user's systemd: only that
+    /// may move processes out of the caller's session.
     pub fn clone_fd(&self) -> Option<BorrowedFd<'_>> {
-        match self.hierarchies() {
-            _ if self.location.systemd.as_ref().is_some_and(systemd::Unit::is_users) => None,
-            [Hierarchy { version: Version::V2, .. }] => self.leaf.as_ref().map(AsFd::as_fd),
-            _ => None,
+        match &self.location.systemd {
+            Some(unit) if unit.is_users() => None,
+            _ => self.leaf.as_ref().filter(|_| self.unified_hierarchy().is_some()).map(AsFd::as_fd),
         }
+    }
+
+    /// Whether a child that is cloned with [`Cgroup::clone_fd`] and goes through [`Cgroup::door`] is
+    /// in the cgroup then, and needs no [`Cgroup::add`].
+    pub fn is_joined_by_clone(&self) -> bool {
+        self.clone_fd().is_some() || self.unified_hierarchy().is_none()
+    }
+
+    /// The way of a child into the v1 hierarchies.
+    ///
+    /// # Errors
+    /// When the cgroup is gone.
+    pub fn door(&self) -> Result<Door> {
+        let open = |node: Node| {
+            let shown = node.path().to_owned();
+            let file = node.open("tasks", OFlag::O_WRONLY);
+            let context = || format!("cannot open {shown}/tasks to put a process there");
+            Ok((file.with_context(context)?, shown))
+        };
+        self.v1_nodes().map(open).collect::<Result<_>>().map(Door)
     }
 
     /// Gives the cgroup to the host's user `uid`, so that the container can divide it further: the
@@ -330,8 +349,7 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Moves a process, with all its threads, into the cgroup. On v1 the first of the writes may
-    /// wait some 10 ms for the kernel (an RCU grace period), so give the child something to do.
+    /// Moves a process, with all its threads, into the cgroup.
     pub fn add(&self, pid: libc::pid_t) -> Result<()> {
         ensure!(
             self.unified_hierarchy().is_none() || self.leaf.is_some(),
@@ -344,7 +362,7 @@ impl Cgroup {
                 match &self.location.systemd {
                     // The way from a session's cgroup leads through one that is not the user's.
                     Some(unit) if matches!(errno, Errno::EACCES | Errno::EPERM) => unit.attach(pid),
-                    _ => Err(move_error(pid, &node, errno)),
+                    _ => Err(move_error(&format!("process {pid}"), node.path(), errno)),
                 }
             })?;
         }
@@ -405,7 +423,28 @@ impl Cgroup {
     }
 }
 
-fn move_error(pid: libc::pid_t, node: &Node, errno: Errno) -> anyhow::Error {
+/// Open files of the cgroup in each v1 hierarchy, for a process to go there itself.
+///
+/// A process that is moved by another one, or has threads, makes the kernel stop all forks on the
+/// machine first, which takes some 10 ms if nobody did so lately (an RCU grace period of
+/// cgroup_threadgroup_rwsem). A thread that moves itself needs none of that.
+#[derive(Debug, Default)]
+pub struct Door(Vec<(OwnedFd, String)>);
+
+impl Door {
+    /// Moves the calling process, which has one thread.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn enter(&self) -> Result<()> {
+        self.0.iter().try_for_each(|(tasks, shown)| {
+            node::write_all(tasks, "0")
+                .map_err(|errno| move_error("the container's process", shown, errno))
+        })
+    }
+}
+
+fn move_error(process: &str, cgroup: &str, errno: Errno) -> anyhow::Error {
     let hint = match errno {
         Errno::ESRCH => ": the process is gone",
         Errno::EOPNOTSUPP => {
@@ -421,8 +460,7 @@ fn move_error(pid: libc::pid_t, node: &Node, errno: Errno) -> anyhow::Error {
         Errno::ENOENT | Errno::ENODEV => ": the cgroup is gone",
         _ => "",
     };
-    anyhow::Error::new(errno)
-        .context(format!("cannot move process {pid} into cgroup {}{hint}", node.path()))
+    anyhow::Error::new(errno).context(format!("cannot move {process} into cgroup {cgroup}{hint}"))
 }
 
 /// A normal path's components. `..` is refused: it could lead out of the cgroup that an engine

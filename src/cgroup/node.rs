@@ -243,7 +243,7 @@ impl<'a> Node<'a> {
 }
 
 /// One write(2), again only if a signal came in between.
-fn write_all(fd: &OwnedFd, value: &str) -> nix::Result<()> {
+pub(super) fn write_all(fd: &OwnedFd, value: &str) -> nix::Result<()> {
     loop {
         match write(fd, value.as_bytes()) {
             Err(Errno::EINTR) => continue,

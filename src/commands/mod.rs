@@ -20,6 +20,7 @@ use ultari::container::{Container, does_not_exist, wait_for};
 use ultari::log;
 use ultari::notify::Notify;
 use ultari::state::{Damaged, Folder};
+use ultari::timings;
 
 use crate::cli::{Cli, Command, LogFormat};
 
@@ -57,9 +58,42 @@ fn try_dispatch(cli: Cli) -> Result<i32> {
         None => default_root(),
     };
     let command = cli.command.context("no command given; see ultari --help")?;
+    let timings = cli.timings.or_else(wanted_timings).filter(|_| starts_process(&command));
+    if timings.is_some() {
+        timings::begin()?;
+        timings::step("read the arguments");
+    }
+    let status = call(command, root, cli.systemd_cgroup, cli.criu);
+    match timings.map(|file| timings::report(&file)) {
+        Some(Err(error)) if status.is_ok() => Err(error),
+        _ => status,
+    }
+}
+
+/// `ULTARI_TIMINGS`: 1, or a file.
+fn wanted_timings() -> Option<PathBuf> {
+    let value = std::env::var_os("ULTARI_TIMINGS").filter(|value| !value.is_empty())?;
+    match value.to_str() {
+        Some("0") => None,
+        Some("1") => Some("-".into()),
+        _ => Some(value.into()),
+    }
+}
+
+fn starts_process(command: &Command) -> bool {
+    use Command::{Create, Exec, Restore, Run};
+    matches!(command, Create(_) | Run(_) | Exec(_) | Restore(_))
+}
+
+fn call(
+    command: Command,
+    root: PathBuf,
+    systemd_cgroup: bool,
+    criu: Option<PathBuf>,
+) -> Result<i32> {
     match command {
-        Command::Create(args) => run::create(root, cli.systemd_cgroup, args),
-        Command::Run(args) => run::run(root, cli.systemd_cgroup, args),
+        Command::Create(args) => run::create(root, systemd_cgroup, args),
+        Command::Run(args) => run::run(root, systemd_cgroup, args),
         Command::Exec(args) => exec::exec(root, *args),
         Command::Start { container_id } => start(&root, &container_id).map(zero),
         Command::State { container_id } => state(&root, &container_id).map(zero),
@@ -83,10 +117,10 @@ fn try_dispatch(cli: Cli) -> Result<i32> {
         Command::Resume { container_id } => {
             Container::open(&root, &container_id)?.resume().map(zero)
         }
-        Command::Checkpoint(args) => checkpoint::checkpoint(&root, cli.criu, *args).map(zero),
-        Command::Restore(args) => restore::restore(root, cli.criu, cli.systemd_cgroup, *args),
+        Command::Checkpoint(args) => checkpoint::checkpoint(&root, criu, *args).map(zero),
+        Command::Restore(args) => restore::restore(root, criu, systemd_cgroup, *args),
         Command::Spec { bundle, rootless } => spec::spec(bundle, rootless).map(zero),
-        Command::Check { bundle, format } => check::check(&bundle, cli.systemd_cgroup, format),
+        Command::Check { bundle, format } => check::check(&bundle, systemd_cgroup, format),
         Command::Features => features::features().map(zero),
     }
 }

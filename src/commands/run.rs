@@ -7,7 +7,7 @@ use ultari::container::Container;
 use ultari::launch::{self, Child, Options};
 use ultari::notify::Notify;
 use ultari::supervise::{self, Signals};
-use ultari::sys;
+use ultari::{sys, timings};
 
 use crate::cli::{Create, Run};
 
@@ -57,9 +57,12 @@ pub fn run(root: PathBuf, systemd_cgroup: bool, args: Run) -> Result<i32> {
     }
     let (container, mut child) = launch::create(&bundle, &options, false)?;
     let notify = start(&container, &child)?;
+    timings::step("poststart hooks");
     let status = supervise::wait(&child.pidfd, &signals, child.console.take(), notify);
+    timings::step("the program runs");
     if !args.keep {
         container.destroy()?;
+        timings::step("remove the cgroup and the record");
     }
     status
 }

@@ -1,6 +1,6 @@
 //! `linux.maskedPaths` and `linux.readonlyPaths`.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use nix::sys::stat::{Mode, fstat, makedev};
 
 use super::root::{Root, file_type, is_folder};
 use crate::spec::mount::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
-use crate::sys::mount::{FsContext, MountAttr, attach, clone_tree, set_attr};
+use crate::sys::mount::{FsContext, MountAttr, attach, attach_at, clone_tree, set_attr};
 
 /// The host's `/dev/null`: opened before the container's root is in sight and checked to be that
 /// very device, since a masked file would else show whatever the container put there
@@ -37,29 +37,73 @@ pub fn open_null() -> Result<OwnedFd> {
 /// # Errors
 /// Names the path.
 pub fn mask(root: &Root, paths: &[PathBuf], null: &OwnedFd, label: Option<&CStr>) -> Result<()> {
-    let mut empty: Option<OwnedFd> = None;
+    let mut cover = Cover { null, label, empty: None, spare: None };
     for path in paths {
-        let Some(target) = existing(root, path, "linux.maskedPaths")? else { continue };
-        let cover = || -> Result<()> {
-            if !is_folder(&fstat(&target)?) {
-                return Ok(attach(clone_tree(null, "", false)?, &target)?);
-            }
-            // The same filesystem may be attached many times, a mount only once.
-            let tree = match &empty {
-                Some(tree) => clone_tree(tree, "", false)?,
-                None => {
-                    let tree = empty_folder(label).context("make an empty tmpfs")?;
-                    attach(&tree, &target)?;
-                    empty = Some(tree);
-                    return Ok(());
-                }
-            };
-            Ok(attach(tree, &target)?)
+        let covered = match root.interface_entry(path) {
+            Some((mount, name)) => cover.entry(mount, name),
+            None => Err(Errno::EAGAIN.into()),
         };
-        let mut cover = cover;
-        cover().with_context(|| format!("linux.maskedPaths: cover {}", path.display()))?;
+        if covered.is_ok() {
+            continue;
+        }
+        let Some(target) = existing(root, path, "linux.maskedPaths")? else { continue };
+        cover
+            .target(&target)
+            .with_context(|| format!("linux.maskedPaths: cover {}", path.display()))?;
     }
     Ok(())
+}
+
+/// What paths are covered with.
+struct Cover<'a> {
+    null: &'a OwnedFd,
+    label: Option<&'a CStr>,
+    /// The tmpfs; attached already, copies of it are what is attached next.
+    empty: Option<OwnedFd>,
+    /// A copy of `null` that isn't attached yet.
+    spare: Option<OwnedFd>,
+}
+
+impl Cover<'_> {
+    fn target(&mut self, target: &OwnedFd) -> Result<()> {
+        let tree = match is_folder(&fstat(target)?) {
+            true => self.empty()?,
+            false => clone_tree(self.null, "", false)?,
+        };
+        Ok(attach(tree, target)?)
+    }
+
+    /// The same by name, for an entry of a procfs or sysfs that is the container's own: nobody
+    /// else can exchange names there. Without a look at what is there: the kernel tells.
+    fn entry(&mut self, mount: &OwnedFd, name: &OsStr) -> Result<()> {
+        let null = match self.spare.take() {
+            Some(null) => null,
+            None => clone_tree(self.null, "", false)?,
+        };
+        match attach_at(&null, mount, name) {
+            Ok(()) => return Ok(()),
+            Err(errno) => {
+                self.spare = Some(null);
+                match errno {
+                    Errno::ENOENT => return Ok(()),
+                    // A folder, then.
+                    Errno::EINVAL | Errno::ENOTDIR => {}
+                    errno => return Err(errno.into()),
+                }
+            }
+        }
+        let empty = self.empty()?;
+        Ok(attach_at(&empty, mount, name)?)
+    }
+
+    /// The same filesystem may be attached many times, a mount only once.
+    fn empty(&mut self) -> Result<OwnedFd> {
+        if self.empty.is_none() {
+            self.empty = Some(empty_folder(self.label).context("make an empty tmpfs")?);
+        }
+        let empty = self.empty.as_ref().context("no tmpfs")?;
+        Ok(clone_tree(empty, "", false)?)
+    }
 }
 
 /// A detached tmpfs in which nothing can be made.
@@ -82,16 +126,27 @@ pub fn empty_folder(label: Option<&CStr>) -> nix::Result<OwnedFd> {
 /// Names the path.
 pub fn make_readonly(root: &Root, paths: &[PathBuf]) -> Result<()> {
     for path in paths {
+        // By name where that is safe, as with masks.
+        let protect_entry = |(mount, name): (&OwnedFd, &OsStr)| -> nix::Result<()> {
+            let tree = clone_tree(mount, name, true)?;
+            set_attr(&tree, READ_ONLY, true)?;
+            attach_at(&tree, mount, name)
+        };
+        if let Some(Ok(()) | Err(Errno::ENOENT)) = root.interface_entry(path).map(protect_entry) {
+            continue;
+        }
         let Some(target) = existing(root, path, "linux.readonlyPaths")? else { continue };
         let protect = || -> nix::Result<()> {
             let tree = clone_tree(&target, "", true)?;
-            set_attr(&tree, MountAttr { set: ATTR_RDONLY, ..MountAttr::default() }, true)?;
+            set_attr(&tree, READ_ONLY, true)?;
             attach(&tree, &target)
         };
         protect().with_context(|| format!("linux.readonlyPaths: protect {}", path.display()))?;
     }
     Ok(())
 }
+
+const READ_ONLY: MountAttr = MountAttr { set: ATTR_RDONLY, clear: 0, propagation: 0, userns_fd: 0 };
 
 fn existing(root: &Root, path: &std::path::Path, property: &str) -> Result<Option<OwnedFd>> {
     match root.open_interface(path, OFlag::O_PATH) {

@@ -16,7 +16,7 @@ use super::{copy_up, mask};
 use crate::cgroup;
 use crate::procfs::Proc;
 use crate::spec::mount::{ATTR_RDONLY, Kind, Mount, Propagation};
-use crate::sys::mount::{FsContext, MountAttr, attach, clone_tree, set_attr, set_label};
+use crate::sys::mount::{FsContext, MountAttr, attach, attach_at, clone_tree, set_attr, set_label};
 
 /// What the mounts need to know beside the root.
 pub struct Surroundings<'a> {
@@ -210,11 +210,16 @@ fn filesystem(root: &mut Root, mount: &Mount, label: Option<&CStr>) -> Result<Op
     }
     attach(&tree, &target).context("attach the mount")?;
     mount.propagation.map_or(Ok(()), |propagation| set_propagation(&tree, propagation))?;
-    if matches!(fstype.as_bytes(), b"proc" | b"sysfs") {
-        root.add_interface(&mount.destination, tree);
-        return Ok(None);
+    let late = match late_readonly {
+        true => Some(tree.try_clone().context("duplicate a mount's descriptor")?),
+        false => None,
+    };
+    match fstype.as_bytes() {
+        b"proc" | b"sysfs" => root.add_interface(&mount.destination, tree),
+        b"tmpfs" => root.add_tmpfs(&mount.destination, tree),
+        _ => {}
     }
-    Ok(late_readonly.then_some(tree))
+    Ok(late)
 }
 
 /// What to do where the kernel lets a user namespace mount a filesystem only if other namespaces
@@ -293,18 +298,19 @@ fn cgroups(root: &Root, mount: &Mount, around: &Surroundings) -> Result<()> {
     let readonly = mount.attr.set & ATTR_RDONLY;
     let top = fs.mount(mount.attr.set & !readonly).context("mount it")?;
     attach(&top, &target).context("attach the mount")?;
-    for (name, mut path) in around.cgroup.v1_paths() {
-        if !path.exists() {
-            // A container without a cgroup of its own is in the caller's.
-            path = cgroup::own_v1_path(name);
-        }
+    for (name, path) in around.cgroup.v1_paths() {
         let show = || -> Result<()> {
-            let tree = clone_tree(AT_FDCWD, path.as_path(), false)
-                .with_context(|| path.display().to_string())?;
+            let tree = match clone_tree(AT_FDCWD, path.as_path(), false) {
+                // A container without a cgroup of its own is in the caller's.
+                Err(Errno::ENOENT | Errno::EACCES) => {
+                    clone_tree(AT_FDCWD, cgroup::own_v1_path(name).as_path(), false)
+                }
+                tree => tree,
+            };
+            let tree = tree.with_context(|| path.display().to_string())?;
             set_attributes(&tree, mount)?;
             mkdirat(&top, name, Mode::from_bits_truncate(0o755))?;
-            let folder = nix::fcntl::openat(&top, name, OFlag::O_PATH, Mode::empty())?;
-            attach(&tree, &folder)?;
+            attach_at(&tree, &top, name)?;
             // Programs look for each controller of a shared hierarchy by its own name.
             for controller in name.split(',').filter(|controller| *controller != name) {
                 symlinkat(name, &top, controller)?;

@@ -6,6 +6,7 @@
 //! created or mounted on is reached without following any link (`RESOLVE_NO_SYMLINKS`); links of
 //! the path are resolved first, by reading them.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,12 +23,16 @@ use crate::sys::fs::{Resolve, openat2};
 /// As many links as the kernel itself follows in one path (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
+const DEV: &str = "/dev";
+
 /// The root of a container's filesystem.
 #[derive(Debug)]
 pub struct Root {
     fd: OwnedFd,
     /// Mounts of the kernel's interfaces by their place, the latest last.
     interfaces: Vec<(PathBuf, OwnedFd)>,
+    /// The tmpfs that was just mounted at `/dev`: nearly all that goes there is new.
+    dev: RefCell<Option<OwnedFd>>,
 }
 
 /// What a mount target must be.
@@ -42,7 +47,7 @@ pub enum TargetKind {
 impl Root {
     /// The root that the folder `fd` is.
     pub fn new(fd: OwnedFd) -> Self {
-        Self { fd, interfaces: Vec::new() }
+        Self { fd, interfaces: Vec::new(), dev: RefCell::default() }
     }
 
     /// Notes that `mount`, a procfs or sysfs, was attached at `place`.
@@ -50,9 +55,26 @@ impl Root {
         self.interfaces.push((place.to_owned(), mount));
     }
 
+    /// Notes that `mount`, a tmpfs, was attached at `place`.
+    pub fn add_tmpfs(&mut self, place: &Path, mount: OwnedFd) {
+        if place == Path::new(DEV) {
+            self.dev = Some(mount).into();
+        }
+    }
+
     /// Notes that something is to be mounted at `place`, over whatever was there.
     pub fn cover(&mut self, place: &Path) {
         self.interfaces.retain(|(covered, _)| !covered.starts_with(place));
+        if Path::new(DEV).starts_with(place) {
+            self.dev.take();
+        }
+    }
+
+    /// A noted procfs or sysfs, and the name in it that `path` is, if it is one.
+    pub fn interface_entry<'a>(&self, path: &'a Path) -> Option<(&OwnedFd, &'a OsStr)> {
+        let (parent, name) = (path.parent()?, path.file_name()?);
+        let (_, mount) = self.interfaces.iter().find(|(place, _)| place == parent)?;
+        Some((mount, name))
     }
 
     /// As [`Root::open`]; what lies in a noted procfs or sysfs is taken from there. Their names
@@ -91,10 +113,15 @@ impl Root {
     /// # Errors
     /// When a link leads out of the root, or what is there is of the other kind.
     pub fn mount_target(&self, path: &Path, kind: TargetKind) -> Result<OwnedFd> {
+        if let Some(target) = self.new_in_dev(path, kind) {
+            return Ok(target);
+        }
         let target = match self.open_plain(path, OFlag::O_PATH) {
             Ok(target) => target,
             Err(Errno::ENOENT) => self.create(path, kind)?,
             Err(Errno::ELOOP) => {
+                // It may lead to where /dev is, and cover it.
+                self.dev.take();
                 let real = self.resolve(path)?;
                 match self.open_plain(&real, OFlag::O_PATH) {
                     Err(Errno::ENOENT) => self.create(&real, kind)?,
@@ -115,6 +142,22 @@ impl Root {
             ),
             _ => Ok(target),
         }
+    }
+
+    /// Makes `path`, if it is a name in a new `/dev` that is not there yet.
+    fn new_in_dev(&self, path: &Path, kind: TargetKind) -> Option<OwnedFd> {
+        let dev = self.dev.borrow();
+        let (dev, name) = (dev.as_ref()?, path.file_name()?);
+        if path.parent() != Some(Path::new(DEV)) {
+            return None;
+        }
+        match kind {
+            TargetKind::Folder => mkdirat(dev, name, mode(0o755)),
+            TargetKind::File => mknodat(dev, name, SFlag::S_IFREG, mode(0o644), 0),
+        }
+        .ok()?;
+        let resolve = Resolve::NO_SYMLINKS | Resolve::BENEATH;
+        openat2(dev, name, OFlag::O_PATH, 0, resolve).ok()
     }
 
     /// Like [`Root::mount_target`] for a folder that no link may lead to: a `/proc` that is a

@@ -65,6 +65,35 @@ pub fn attach(from: impl AsFd, to: impl AsFd) -> nix::Result<()> {
     .map(drop)
 }
 
+/// Attaches the detached mount `tree` to `name` in the folder `dir`; links are followed, so it must
+/// be a folder in which only the caller or the kernel can have made any.
+///
+/// # Errors
+/// Those of `move_mount(2)`: `ENOENT` when nothing is there, `EINVAL` when one is a folder and the
+/// other not.
+pub fn attach_at(
+    tree: impl AsFd,
+    dir: impl AsFd,
+    name: &(impl NixPath + ?Sized),
+) -> nix::Result<()> {
+    const F_EMPTY_PATH: u32 = 0x04;
+    const T_SYMLINKS: u32 = 0x10;
+    name.with_nix_path(|name| {
+        // SAFETY: both paths are NUL-terminated and outlive the call.
+        check(unsafe {
+            libc::syscall(
+                libc::SYS_move_mount,
+                tree.as_fd().as_raw_fd(),
+                c"".as_ptr(),
+                dir.as_fd().as_raw_fd(),
+                name.as_ptr(),
+                F_EMPTY_PATH | T_SYMLINKS,
+            )
+        })
+        .map(drop)
+    })?
+}
+
 /// `mount_setattr(2)` on the mount that `mount` refers to.
 ///
 /// # Errors

@@ -1,9 +1,16 @@
 //! What a process is: credentials, capabilities, prctl, keyring, scheduling, exec.
 
 use std::ffi::{CStr, CString};
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::AtomicU64;
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
+use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::stat::Mode;
 
 use super::check;
 
@@ -25,6 +32,39 @@ struct CapHeader {
 }
 
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+/// Memory of zeros that a process and those that it forks see together.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn shared_words(count: usize) -> nix::Result<&'static [AtomicU64]> {
+    let length = NonZeroUsize::new(count * size_of::<AtomicU64>()).ok_or(Errno::EINVAL)?;
+    let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a new mapping at an address of the kernel's choice, never unmapped; it is aligned to
+    // pages, and zeros are valid for atomics, which are also what others may write meanwhile.
+    unsafe {
+        let start = mmap_anonymous(None, length, access, MapFlags::MAP_SHARED)?;
+        Ok(std::slice::from_raw_parts(start.as_ptr().cast(), count))
+    }
+}
+
+/// What a program needs before it does anything: its standard streams are open, lest the next file
+/// that it opens become one of them, and a reader that goes away is an error and not its end.
+///
+/// # Errors
+/// When `/dev/null` can't be opened in the place of one that is closed.
+pub fn tidy_up() -> nix::Result<()> {
+    let streams = [0, 1, 2].map(super::fs::standard_stream);
+    let mut polled = streams.map(|stream| PollFd::new(stream, PollFlags::empty()));
+    nix::poll::poll(&mut polled, PollTimeout::ZERO)?;
+    for _ in polled.iter().filter(|fd| fd.revents() == Some(PollFlags::POLLNVAL)) {
+        // The lowest number that is free is the next of those that are closed.
+        let null = open("/dev/null", OFlag::O_RDWR, Mode::empty())?;
+        std::mem::forget(null);
+    }
+    // SAFETY: ignoring a signal runs no code.
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) }.map(drop)
+}
 
 /// `capget(2)` of the calling thread.
 ///

@@ -79,7 +79,7 @@ fn try_all(name: &str, command: &Command) {
             }
         }
     }
-    assert!(points.len() > 300, "{name}: only {} points", points.len());
+    assert!(points.len() > 200, "{name}: only {} points", points.len());
     let chosen: Vec<_> = points.iter().step_by(step).collect();
     for (call, fault, when) in &chosen {
         let point = format!("{name}: {fault} at {call} number {when}");

@@ -41,5 +41,6 @@ mod support;
 mod surroundings;
 mod systemd;
 mod terminal;
+mod timings;
 mod unsafe_code;
 mod update;

@@ -33,7 +33,9 @@ fn is_in_sys_alone_and_says_why_it_is_sound() {
             let place = format!("{}:{}: {}", file.display(), at + 1, lines[at].trim());
             assert!(file.starts_with(src.join("sys")), "{place}: outside of src/sys");
             if lines[at].contains("allow(unsafe_code)") {
-                assert_eq!(file, src.join("sys/mod.rs"), "{place}");
+                // And a macro's `main`, which the C library calls by that name.
+                let macros = file == src.join("sys/entry.rs");
+                assert!(file == src.join("sys/mod.rs") || macros, "{place}");
                 continue;
             }
             seen += 1;
