@@ -1,0 +1,1 @@
+//! Containers: their records, how their config.json comes about, and the monitor of each.
