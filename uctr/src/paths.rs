@@ -24,6 +24,12 @@ impl Paths {
         self.data.join("layers")
     }
 
+    /// All containers, a folder each.
+    #[must_use]
+    pub fn containers(&self) -> PathBuf {
+        self.data.join("containers")
+    }
+
     /// A container's own folder: its record, bundle, upper and work folders, logs.
     #[must_use]
     pub fn container(&self, id: &str) -> PathBuf {

@@ -1,4 +1,4 @@
-//! Commands on containers.
+//! Commands that look at containers and their files, and tidy up.
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -8,7 +8,7 @@ use crate::paths::Paths;
 #[derive(Debug, Subcommand)]
 pub enum Command {}
 
-/// `uctr container …`
+/// Those of them that are also `uctr container …`, and those that are only that.
 #[derive(Debug, Subcommand)]
 pub enum Group {}
 

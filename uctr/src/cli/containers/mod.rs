@@ -1,0 +1,40 @@
+//! Commands on containers.
+
+mod life;
+mod look;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::paths::Paths;
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    #[command(flatten)]
+    Life(life::Command),
+    #[command(flatten)]
+    Look(look::Command),
+}
+
+/// `uctr container …`
+#[derive(Debug, Subcommand)]
+pub enum Group {
+    #[command(flatten)]
+    Life(life::Command),
+    #[command(flatten)]
+    Look(look::Group),
+}
+
+pub fn run(paths: &Paths, command: Command) -> Result<u8> {
+    match command {
+        Command::Life(command) => life::run(paths, command),
+        Command::Look(command) => look::run(paths, command),
+    }
+}
+
+pub fn run_group(paths: &Paths, command: Group) -> Result<u8> {
+    match command {
+        Group::Life(command) => life::run(paths, command),
+        Group::Look(command) => look::run_group(paths, command),
+    }
+}
