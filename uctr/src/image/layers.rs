@@ -1,24 +1,97 @@
 //! Unpacked layers, shared by all images and containers: a folder a diffID.
+//!
+//! ```text
+//! layers/<hex>/fs            as overlayfs wants a lower layer
+//!       /<hex>/layer.json    its size
+//!       /<hex>.new, .lock    while it is unpacked
+//! ```
 
+use std::collections::HashSet;
+use std::ffi::CString;
+use std::fs;
 use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail, ensure};
 use oci_spec::image::{Descriptor, Digest};
+use serde::{Deserialize, Serialize};
+use ultari::sys::mount::{FsContext, attach};
 
+use super::lock;
+use super::store::{Image, Removed, Store};
+use super::unpack;
 use crate::paths::Paths;
 
 /// The unpacked layers of one `--root`.
-#[derive(Debug)]
-pub struct Layers {}
+#[derive(Clone, Debug)]
+pub struct Layers {
+    folder: PathBuf,
+}
+
+/// What is known of an unpacked layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// The bytes of all its files.
+    pub size: u64,
+    /// How many files, folders and links it has.
+    pub entries: u64,
+}
 
 impl Layers {
     /// Opens the folder, and makes it if it isn't there.
     ///
     /// # Errors
     /// When it can't be made.
-    pub fn open(_paths: &Paths) -> Result<Self> {
-        todo!()
+    pub fn open(paths: &Paths) -> Result<Self> {
+        let layers = Self { folder: paths.layers() };
+        lock::private_folder(&layers.folder)?;
+        Ok(layers)
+    }
+
+    fn place(&self, diff_id: &Digest) -> Result<PathBuf> {
+        // Nothing but hex digits may become a path; other algorithms promise nothing.
+        let hex = diff_id.digest();
+        ensure!(
+            hex.len() >= 64 && hex.bytes().all(|c| c.is_ascii_hexdigit()),
+            "{diff_id}: only digests by sha256 and sha512 are known"
+        );
+        Ok(self.folder.join(hex))
+    }
+
+    /// Whether the layer is unpacked.
+    ///
+    /// # Errors
+    /// When the digest is of an unknown kind.
+    pub fn has(&self, diff_id: &Digest) -> Result<bool> {
+        Ok(self.place(diff_id)?.is_dir())
+    }
+
+    /// The folder of an unpacked layer.
+    ///
+    /// # Errors
+    /// When it is not unpacked.
+    pub fn path(&self, diff_id: &Digest) -> Result<PathBuf> {
+        let fs = self.place(diff_id)?.join("fs");
+        ensure!(fs.is_dir(), "layer {diff_id} is not unpacked: pull its image again");
+        Ok(fs)
+    }
+
+    /// What is known of an unpacked layer, nothing if it isn't unpacked.
+    ///
+    /// # Errors
+    /// When that can't be read.
+    pub fn known(&self, diff_id: &Digest) -> Result<Option<Known>> {
+        let path = self.place(diff_id)?.join("layer.json");
+        match fs::read(&path) {
+            Ok(text) => Ok(Some(
+                serde_json::from_slice(&text)
+                    .with_context(|| format!("read {}", path.display()))?,
+            )),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+        }
     }
 
     /// Unpacks a layer unless that was done: `archive` gives its blob as it was downloaded. Whoever
@@ -28,11 +101,60 @@ impl Layers {
     /// When the archive is damaged, hostile, or not that of the diffID: nothing is left of it then.
     pub fn unpack(
         &self,
-        _blob: &Descriptor,
-        _diff_id: &Digest,
-        _archive: &mut dyn Read,
+        blob: &Descriptor,
+        diff_id: &Digest,
+        archive: &mut dyn Read,
     ) -> Result<PathBuf> {
-        todo!()
+        let place = self.place(diff_id)?;
+        let fs = place.join("fs");
+        if place.is_dir() {
+            return Ok(fs);
+        }
+        let lock_path = place.with_extension("lock");
+        let _lock = lock::exclusive(&lock_path)?;
+        if !place.is_dir() {
+            let new = place.with_extension("new");
+            remove_tree(&new)?;
+            let done = self.unpack_into(&new, blob, diff_id, archive).and_then(|()| {
+                fs::rename(&new, &place).with_context(|| format!("rename {}", new.display()))
+            });
+            if done.is_err() {
+                let _ = remove_tree(&new);
+                let _ = fs::remove_file(&lock_path);
+            }
+            done.with_context(|| format!("unpack layer {diff_id}"))?;
+        }
+        fs::remove_file(&lock_path).with_context(|| format!("remove {}", lock_path.display()))?;
+        Ok(fs)
+    }
+
+    fn unpack_into(
+        &self,
+        new: &Path,
+        blob: &Descriptor,
+        diff_id: &Digest,
+        archive: &mut dyn Read,
+    ) -> Result<()> {
+        let fs = new.join("fs");
+        lock::private_folder(&fs)?;
+        let known = unpack::layer(&fs, unpack::Kind::Overlay, blob, diff_id, archive)?;
+        let file = new.join("layer.json");
+        fs::write(&file, serde_json::to_vec(&known)?)
+            .with_context(|| format!("write {}", file.display()))
+    }
+
+    /// Unpacks all layers of an image that are not unpacked yet.
+    ///
+    /// # Errors
+    /// As [`Layers::unpack`], and when a blob is missing.
+    pub fn ensure(&self, store: &Store, image: &Image) -> Result<()> {
+        for layer in &image.layers {
+            if !self.has(&layer.diff_id)? {
+                let mut blob = store.blob(layer.blob.digest())?;
+                self.unpack(&layer.blob, &layer.diff_id, &mut blob)?;
+            }
+        }
+        Ok(())
     }
 
     /// Mounts layers (the lowest first) with a writable one on top at `target`, in the caller's
@@ -42,11 +164,59 @@ impl Layers {
     /// Those of overlayfs.
     pub fn mount(
         &self,
-        _diff_ids: &[Digest],
-        _upper: &Path,
-        _work: &Path,
-        _target: &Path,
+        diff_ids: &[Digest],
+        upper: &Path,
+        work: &Path,
+        target: &Path,
     ) -> Result<()> {
-        todo!()
+        let mut lower = diff_ids.iter().map(|id| self.path(id)).collect::<Result<Vec<_>>>()?;
+        lower.reverse();
+        if lower.is_empty() {
+            // overlayfs wants at least one.
+            let empty = self.folder.join("empty");
+            lock::private_folder(&empty)?;
+            lower.push(empty);
+        }
+        mount_overlay(&lower, upper, work, target)
     }
+
+    /// Removes all layers but these.
+    pub(crate) fn retain(&self, _needed: &HashSet<Digest>) -> Result<Removed> {
+        Ok(Removed::default())
+    }
+}
+
+fn remove_tree(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Mounts with the layers in the order of overlayfs: the uppermost first.
+fn mount_overlay(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Result<()> {
+    let context = FsContext::open(c"overlay").context("fsopen overlay")?;
+    let complain = |what: &str, errno: nix::Error| {
+        let said = context.complaint().unwrap_or_default();
+        anyhow::anyhow!("mount overlayfs at {}: {what}: {errno} {said}", target.display())
+    };
+    for path in lower {
+        let value = CString::new(path.as_os_str().as_bytes())?;
+        context.set(c"lowerdir+", Some(&value)).map_err(|errno| complain("lowerdir+", errno))?;
+    }
+    for (key, path) in [(c"upperdir", upper), (c"workdir", work)] {
+        let value = CString::new(path.as_os_str().as_bytes())?;
+        context.set(key, Some(&value)).map_err(|errno| complain("upperdir", errno))?;
+    }
+    context.create().map_err(|errno| complain("create", errno))?;
+    let mount = context.mount(0).map_err(|errno| complain("fsmount", errno))?;
+    let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY;
+    let folder = nix::fcntl::open(target, flags, nix::sys::stat::Mode::empty())
+        .with_context(|| format!("open {}", target.display()))?;
+    if let Err(errno) = attach(mount.as_fd(), folder.as_fd()) {
+        bail!("mount overlayfs at {}: move_mount: {errno}", target.display());
+    }
+    Ok(())
 }

@@ -1,6 +1,9 @@
 //! Images: their names, where they come from, how they are kept and unpacked.
 
+pub mod digest;
 pub mod layers;
+pub(crate) mod lock;
 pub mod reference;
 pub mod registry;
 pub mod store;
+pub mod unpack;
