@@ -1,25 +1,17 @@
 //! Networks: bridges, addresses, published ports and names.
 
+mod ports;
+
+use std::fs::File;
+use std::io::Read;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::paths::Paths;
-
-/// A port of the container that answers on the host: `-p [ip:]host:container[/protocol]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortMapping {
-    /// The host's address, all if none.
-    pub host_ip: Option<IpAddr>,
-    /// Any free one if none.
-    pub host_port: Option<u16>,
-    /// In the container.
-    pub container_port: u16,
-    /// `tcp`, `udp` or `sctp`.
-    pub protocol: String,
-}
+pub use ports::{PortMapping, parse_port};
 
 /// What a container wants of one network.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -96,10 +88,13 @@ pub fn detach(_paths: &Paths, _id: &str) -> Result<()> {
     todo!()
 }
 
-/// Reads `-p`, also ranges (`8000-8010:80`), which are several ports.
+/// 64 random hex digits, as docker's IDs are.
 ///
 /// # Errors
-/// When it is no port, in docker's words.
-pub fn parse_port(_text: &str) -> Result<Vec<PortMapping>> {
-    todo!()
+/// Without `/dev/urandom`.
+pub fn random_id() -> Result<String> {
+    let mut bytes = [0; 32];
+    let mut random = File::open("/dev/urandom").context("open /dev/urandom")?;
+    random.read_exact(&mut bytes).context("read /dev/urandom")?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
