@@ -12,6 +12,7 @@ use std::fs;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -136,7 +137,11 @@ impl Layers {
         archive: &mut dyn Read,
     ) -> Result<()> {
         let fs = new.join("fs");
-        lock::private_folder(&fs)?;
+        lock::private_folder(new)?;
+        // Unless the layer says something else; what is above it is private.
+        fs::create_dir(&fs)
+            .and_then(|()| fs::set_permissions(&fs, fs::Permissions::from_mode(0o755)))
+            .with_context(|| format!("make folder {}", fs.display()))?;
         let known = unpack::layer(&fs, unpack::Kind::Overlay, blob, diff_id, archive)?;
         let file = new.join("layer.json");
         fs::write(&file, serde_json::to_vec(&known)?)

@@ -1,12 +1,21 @@
 //! Layers: from a tar archive to files.
 
+pub mod archive;
+pub mod stream;
+mod writer;
+
 use std::io::Read;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 use oci_spec::image::{Descriptor, Digest};
+use ultari::rootfs::root::Root;
 
 use super::layers::Known;
+use archive::Archive;
+use writer::Writer;
 
 /// What becomes of the entries that say "this is gone".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,13 +29,18 @@ pub enum Kind {
 /// Unpacks one layer into a folder.
 ///
 /// # Errors
-/// When the archive is damaged, hostile, or not that of the diffID.
+/// When the archive is damaged, hostile, or not that of the diffID. What was written until then
+/// stays.
 pub fn layer(
-    _folder: &Path,
-    _kind: Kind,
-    _blob: &Descriptor,
-    _diff_id: &Digest,
-    _archive: &mut dyn Read,
+    folder: &Path,
+    kind: Kind,
+    blob: &Descriptor,
+    diff_id: &Digest,
+    archive: &mut dyn Read,
 ) -> Result<Known> {
-    bail!("layers are not unpacked yet")
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root =
+        open(folder, flags, Mode::empty()).with_context(|| format!("open {}", folder.display()))?;
+    let writer = Writer::new(Root::new(root), kind);
+    stream::run(blob, diff_id, archive, |chunks| writer.write(&mut Archive::new(chunks)))
 }
