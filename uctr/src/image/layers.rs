@@ -21,9 +21,12 @@ use serde::{Deserialize, Serialize};
 use ultari::sys::mount::{FsContext, attach};
 
 use super::lock;
-use super::store::{Image, Removed, Store};
+use super::store::{Image, Removed, Store, entries};
 use super::unpack;
 use crate::paths::Paths;
+
+/// Of a container whose image has no layer.
+const EMPTY: &str = "empty";
 
 /// The unpacked layers of one `--root`.
 #[derive(Clone, Debug)]
@@ -178,16 +181,38 @@ impl Layers {
         lower.reverse();
         if lower.is_empty() {
             // overlayfs wants at least one.
-            let empty = self.folder.join("empty");
+            let empty = self.folder.join(EMPTY);
             lock::private_folder(&empty)?;
             lower.push(empty);
         }
         mount_overlay(&lower, upper, work, target)
     }
 
-    /// Removes all layers but these.
-    pub(crate) fn retain(&self, _needed: &HashSet<Digest>) -> Result<Removed> {
-        Ok(Removed::default())
+    /// Removes all layers but these. Nobody may unpack meanwhile.
+    pub(crate) fn retain(&self, needed: &HashSet<Digest>) -> Result<Removed> {
+        let mut removed = Removed::default();
+        for path in entries(&self.folder)? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if needed.iter().any(|digest| digest.digest() == name) || name == EMPTY {
+                continue;
+            }
+            if path.is_file() {
+                // A lock of someone who was killed.
+                fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+                continue;
+            }
+            if let Ok(diff_id) = Digest::try_from(format!("sha256:{name}")) {
+                removed.bytes += self.known(&diff_id)?.unwrap_or_default().size;
+                removed.deleted.push(diff_id);
+                // In one step: what is half removed must not look like a layer.
+                let gone = path.with_extension("gone");
+                fs::rename(&path, &gone).with_context(|| format!("rename {}", path.display()))?;
+                remove_tree(&gone)?;
+            } else {
+                remove_tree(&path)?;
+            }
+        }
+        Ok(removed)
     }
 }
 

@@ -26,7 +26,8 @@ use oci_spec::image::{
 };
 
 pub use blob::Partial;
-pub use remove::{Removed, Used};
+pub use remove::Removed;
+pub(crate) use remove::entries;
 
 use super::digest;
 use super::lock;
@@ -43,6 +44,8 @@ const MAX_DOCUMENT: u64 = 8 << 20;
 #[derive(Clone, Debug)]
 pub struct Store {
     folder: PathBuf,
+    /// To know what containers need.
+    paths: Paths,
 }
 
 /// One image, with what was read of its manifest and configuration.
@@ -56,9 +59,10 @@ pub struct Image {
     pub config: ImageConfiguration,
     /// Its layers, the lowest first.
     pub layers: Vec<Layer>,
-    /// All names that it has here; the digest is that which the registry had for it, if it came
-    /// from one.
+    /// All names that it has here, each with a tag, or with a digest if it was pulled by that.
     pub names: Vec<Reference>,
+    /// By which digests registries have it: `RepoDigests`.
+    pub digests: Vec<Reference>,
 }
 
 /// One layer of an image.
@@ -70,7 +74,8 @@ pub struct Layer {
     pub diff_id: Digest,
 }
 
-/// While it is held nothing is removed from the store: what is pulled has no name yet.
+/// While it is held nothing is removed from the store: what is pulled has no name yet, and an image
+/// that a container is made of is only in use when that has its record.
 #[derive(Debug)]
 pub struct Hold(#[expect(dead_code)] File);
 
@@ -94,7 +99,7 @@ impl Store {
     /// # Errors
     /// When its folders can't be made or are no image layout of version 1.
     pub fn open(paths: &Paths) -> Result<Self> {
-        let store = Self { folder: paths.images() };
+        let store = Self { folder: paths.images(), paths: paths.clone() };
         let layout = store.folder.join("oci-layout");
         match fs::read(&layout) {
             Ok(found) => {
@@ -230,7 +235,14 @@ impl Store {
             anyhow::Ok(Layer { blob: blob.clone(), diff_id })
         };
         let layers = parsed.layers().iter().zip(diff_ids).map(layer).collect::<Result<_>>()?;
-        Ok(Image { manifest: plain(manifest), id, config, layers, names: Vec::new() })
+        Ok(Image {
+            manifest: plain(manifest),
+            id,
+            config,
+            layers,
+            names: Vec::new(),
+            digests: Vec::new(),
+        })
     }
 
     /// The configuration of an image with all that is in it, also what the image-spec doesn't know.
@@ -264,7 +276,11 @@ impl Store {
                     }
                 },
             };
-            images[at].names.extend(reference_of(entry));
+            let Some((name, digest)) = reference_of(entry) else { continue };
+            images[at].names.push(name);
+            if let Some(digest) = digest.filter(|digest| !images[at].digests.contains(digest)) {
+                images[at].digests.push(digest);
+            }
         }
         Ok(images)
     }
@@ -292,8 +308,8 @@ impl Store {
         };
         if let Some(wanted) = wanted.filter(|_| hex == name) {
             for image in &images {
-                let names = image.names.iter();
-                if let Some(found) = names.into_iter().find(|name| answers(image, name, &wanted)) {
+                let mut names = image.names.iter();
+                if let Some(found) = names.find(|name| answers(image, name, &wanted)) {
                     return Ok(Some((image.clone(), Some(found.clone()))));
                 }
             }
@@ -375,12 +391,16 @@ fn name_of(entry: &Descriptor) -> Option<&str> {
     annotation(entry, ANNOTATION_REF_NAME)
 }
 
-fn reference_of(entry: &Descriptor) -> Option<Reference> {
-    let mut name: Reference = name_of(entry)?.parse().ok()?;
-    if let Some(digest) = annotation(entry, ANNOTATION_DIGEST) {
-        name.digest = Digest::try_from(digest).ok();
-    }
-    Some(name)
+/// An entry's name, and by which digest the registry has it.
+fn reference_of(entry: &Descriptor) -> Option<(Reference, Option<Reference>)> {
+    let name: Reference = name_of(entry)?.parse().ok()?;
+    let noted = annotation(entry, ANNOTATION_DIGEST).and_then(|text| Digest::try_from(text).ok());
+    let digest = noted.or_else(|| name.digest.clone()).map(|digest| Reference {
+        tag: None,
+        digest: Some(digest),
+        ..name.clone()
+    });
+    Some((name, digest))
 }
 
 /// What a name is in index.json: a tag, or else a digest.
@@ -393,15 +413,16 @@ fn key(name: &Reference) -> String {
     }
 }
 
-/// Whether one of an image's names is what is asked for.
+/// Whether one of an image's names is what is asked for. A digest says more than a tag.
 fn answers(image: &Image, name: &Reference, wanted: &Reference) -> bool {
-    let same = name.registry == wanted.registry && name.repository == wanted.repository;
-    same && match (&wanted.digest, &wanted.tag) {
-        (Some(digest), _) => {
-            name.digest.as_ref() == Some(digest) || image.manifest.digest() == digest
+    let same =
+        |name: &Reference| name.registry == wanted.registry && name.repository == wanted.repository;
+    match &wanted.digest {
+        Some(digest) => {
+            let known = |name: &Reference| same(name) && name.digest.as_ref() == Some(digest);
+            same(name) && (image.manifest.digest() == digest || image.digests.iter().any(known))
         }
-        (None, Some(_)) => name.tag == wanted.tag,
-        (None, None) => name.tag.as_deref() == Some("latest"),
+        None => same(name) && name.tag == wanted.tag,
     }
 }
 

@@ -9,25 +9,13 @@ use anyhow::{Context, Result};
 use oci_spec::image::Digest;
 
 use super::{Image, Store, key, name_of};
+use crate::container;
 use crate::image::layers::Layers;
 use crate::image::lock;
 use crate::image::reference::Reference;
 
 /// What an interrupted pull or load left is kept so long, to be gone on with.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// What a container needs of images.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Used {
-    /// Its ID.
-    pub container: String,
-    /// The ID of its image.
-    pub image: Digest,
-    /// The layers that it is mounted of.
-    pub diff_ids: Vec<Digest>,
-    /// Whether it runs.
-    pub running: bool,
-}
 
 /// What was removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,12 +42,11 @@ impl Store {
         })
     }
 
-    /// Removes images with all their names, then what nothing else needs of them: neither images
-    /// nor the containers in `used`.
+    /// Removes images with all their names, then what no other image and no container needs.
     ///
     /// # Errors
     /// When the store can't be written.
-    pub fn remove(&self, layers: &Layers, images: &[Image], used: &[Used]) -> Result<Removed> {
+    pub fn remove(&self, images: &[Image]) -> Result<Removed> {
         let gone: HashSet<&Digest> = images.iter().map(|image| image.manifest.digest()).collect();
         self.change(|entries| entries.retain(|entry| !gone.contains(entry.digest())))?;
         // From here on it is garbage, whatever happens to us.
@@ -68,7 +55,7 @@ impl Store {
                 forget(&self.blob_path(digest))?;
             }
         }
-        let mut removed = self.collect(layers, used)?;
+        let mut removed = self.collect()?;
         let left: HashSet<Digest> = self.images()?.into_iter().map(|image| image.id).collect();
         let mut ids: Vec<Digest> = Vec::new();
         for image in images {
@@ -85,7 +72,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't be read or written.
-    pub fn collect(&self, layers: &Layers, used: &[Used]) -> Result<Removed> {
+    pub fn collect(&self) -> Result<Removed> {
         let mut removed = Removed::default();
         let Some(_alone) = lock::try_exclusive(&self.folder.join("hold"))? else {
             return Ok(removed);
@@ -100,8 +87,8 @@ impl Store {
             blobs.extend(blobs_of(&image).cloned());
             diff_ids.extend(image.layers.iter().map(|layer| layer.diff_id.clone()));
         }
-        for container in used {
-            diff_ids.extend(container.diff_ids.iter().cloned());
+        for container in container::list(&self.paths)? {
+            diff_ids.extend(container.record.layers);
         }
         for algorithm in entries(&self.folder.join("blobs"))? {
             for path in entries(&algorithm)? {
@@ -116,7 +103,7 @@ impl Store {
                 removed.bytes += remove_any(&path)?;
             }
         }
-        let unpacked = layers.retain(&diff_ids)?;
+        let unpacked = Layers::open(&self.paths)?.retain(&diff_ids)?;
         removed.deleted.extend(unpacked.deleted);
         removed.bytes += unpacked.bytes;
         Ok(removed)

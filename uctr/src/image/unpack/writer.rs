@@ -249,12 +249,16 @@ impl Writer {
         // It follows no link, and whoever could exchange the folder can't see it yet.
         std::fs::remove_dir_all(by_descriptor(folder.as_fd(), name))
             .context("remove what is there")?;
-        let mut after = self.made.split_off(path);
-        let at = after.iter().find(|known| !known.starts_with(path)).cloned();
-        self.made.extend(at.map(|at| after.split_off(&at)).unwrap_or_default());
-        let mut after = self.pending.split_off(path);
-        let at = after.keys().find(|known| !known.starts_with(path)).cloned();
-        self.pending.extend(at.map(|at| after.split_off(&at)).unwrap_or_default());
+        let below = |known: &&PathBuf| known.starts_with(path);
+        let from = || path.to_owned()..;
+        while let Some(gone) = self.made.range(from()).next().filter(below).cloned() {
+            self.made.remove(&gone);
+        }
+        while let Some(gone) =
+            self.pending.range(from()).map(|(k, _)| k).next().filter(below).cloned()
+        {
+            self.pending.remove(&gone);
+        }
         Ok(())
     }
 
