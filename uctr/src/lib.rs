@@ -6,5 +6,7 @@ pub mod cli;
 pub mod container;
 pub mod image;
 pub mod network;
+pub mod output;
 pub mod paths;
+pub mod template;
 pub mod volume;
