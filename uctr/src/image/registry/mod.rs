@@ -1,7 +1,30 @@
 //! The client of registries (distribution-spec).
+//!
+//! [`pull()`] and [`push()`] are what users know; `client` makes the calls of the specification over
+//! `http`, which knows who may be talked to how; `auth` answers challenges with what `credentials`
+//! finds in docker's config.json; `settings` has CAs and registries without TLS.
 
-use anyhow::Result;
+mod auth;
+mod client;
+mod credentials;
+mod http;
+mod platform;
+mod progress;
+mod pull;
+mod push;
+mod settings;
+
+use anyhow::{Result, bail};
 use clap::ValueEnum;
+
+pub use client::{Client, Login};
+pub use credentials::{ConfigFile, Credentials};
+pub use http::clean;
+pub use platform::Target;
+pub use progress::{Output, Progress};
+pub use pull::Pull;
+pub use push::push;
+pub use settings::Settings;
 
 use super::reference::Reference;
 use super::store::{Image, Store};
@@ -30,13 +53,14 @@ pub enum PullPolicy {
 /// # Errors
 /// Those of the registry, in its words; nothing is named then.
 pub fn pull(
-    _paths: &Paths,
-    _store: &Store,
-    _name: &Reference,
-    _platform: &Platform,
-    _to_stderr: bool,
+    paths: &Paths,
+    store: &Store,
+    name: &Reference,
+    platform: &Platform,
+    to_stderr: bool,
 ) -> Result<Image> {
-    todo!()
+    let output = if to_stderr { Output::Stderr } else { Output::Stdout };
+    Pull::new(paths, store, platform, &[], output)?.image(name)
 }
 
 /// For `run` and `create`: the image of `name` (also an ID, or the beginning of one), which is
@@ -45,11 +69,31 @@ pub fn pull(
 /// # Errors
 /// When there is no such image, here or at its registry.
 pub fn ensure(
-    _paths: &Paths,
-    _store: &Store,
-    _name: &str,
-    _platform: &Platform,
-    _policy: PullPolicy,
+    paths: &Paths,
+    store: &Store,
+    name: &str,
+    platform: &Platform,
+    policy: PullPolicy,
 ) -> Result<Image> {
-    todo!()
+    let target = Target::of(platform)?;
+    let here = store.find(name)?.filter(|image| platform.0.is_none() || target.runs(&image.config));
+    if let Some(image) = &here
+        && (policy != PullPolicy::Always || is_id(name, image))
+    {
+        return Ok(image.clone());
+    }
+    let reference: Reference = name.parse()?;
+    if policy == PullPolicy::Never {
+        bail!("No such image: {}", reference.familiar());
+    }
+    if here.is_none() {
+        eprintln!("Unable to find image '{}' locally", reference.familiar());
+    }
+    pull(paths, store, &reference, platform, true)
+}
+
+/// Whether that is the ID of the image rather than its name: no registry knows it.
+fn is_id(name: &str, image: &Image) -> bool {
+    let hex = name.strip_prefix("sha256:").unwrap_or(name);
+    image.id.digest().starts_with(hex)
 }
