@@ -156,6 +156,7 @@ impl Layers {
     /// # Errors
     /// As [`Layers::unpack`], and when a blob is missing.
     pub fn ensure(&self, store: &Store, image: &Image) -> Result<()> {
+        let _hold = store.hold()?;
         for layer in &image.layers {
             if !self.has(&layer.diff_id)? {
                 let mut blob = store.blob(layer.blob.digest())?;

@@ -1,5 +1,9 @@
 //! Images: their names, where they come from, how they are kept and unpacked.
 
+pub mod archive;
+pub mod change;
+pub mod commit;
+pub mod diff;
 pub mod digest;
 pub mod layers;
 pub(crate) mod lock;

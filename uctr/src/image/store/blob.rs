@@ -93,7 +93,6 @@ impl Store {
 
     /// Takes over a finished file of [`Store::ingest`] as the blob of a digest that was worked out
     /// while it was written.
-    #[expect(dead_code)]
     pub(crate) fn adopt(&self, file: &Path, digest: &Digest) -> Result<()> {
         let blob = self.blob_path(digest);
         File::open(file)
