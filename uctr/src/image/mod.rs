@@ -1,6 +1,7 @@
 //! Images: their names, where they come from, how they are kept and unpacked.
 
 pub mod archive;
+pub mod bundle;
 pub mod change;
 pub mod commit;
 pub mod diff;
@@ -9,5 +10,7 @@ pub mod layers;
 pub(crate) mod lock;
 pub mod reference;
 pub mod registry;
+pub mod remove;
 pub mod store;
 pub mod unpack;
+pub mod usage;

@@ -99,7 +99,12 @@ impl Store {
             }
         }
         for path in entries(&self.ingest())? {
-            if is_old(&path)? {
+            // Only a download can be gone on with; nobody loads or commits now.
+            let is_partial = path.file_name().is_some_and(|name| {
+                name.as_encoded_bytes().starts_with(b"sha256-")
+                    || name.as_encoded_bytes().starts_with(b"sha512-")
+            });
+            if !is_partial || is_old(&path)? {
                 removed.bytes += remove_any(&path)?;
             }
         }
