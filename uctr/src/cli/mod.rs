@@ -63,6 +63,10 @@ enum Image {
 /// Runs the program's arguments; its exit status is docker's.
 #[must_use]
 pub fn main() -> ExitCode {
+    let args: Vec<_> = std::env::args_os().collect();
+    if let Some(code) = hidden_command(&args) {
+        return ExitCode::from(code);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -70,7 +74,8 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(125) } else { ExitCode::SUCCESS };
         }
     };
-    let paths = Paths { data: cli.root, run: cli.run_root };
+    let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+    let paths = Paths { data: absolute(cli.root), run: absolute(cli.run_root) };
     match dispatch(&paths, cli.command) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -78,6 +83,12 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Commands of processes that this program starts itself. They come before the command line is
+/// looked at, of which they need nothing: some of them stay for long, and should stay small.
+fn hidden_command(args: &[std::ffi::OsString]) -> Option<u8> {
+    crate::container::hidden_command(args)
 }
 
 /// The exit status, or an error that makes it 1.

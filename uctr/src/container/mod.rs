@@ -1,17 +1,30 @@
 //! Containers: their records, how their config.json comes about, and the monitor of each.
 
+pub mod attach;
+pub mod config;
+pub mod exec;
+pub mod lifecycle;
+mod links;
+pub mod logs;
+pub mod make;
+pub mod monitor;
+pub mod names;
+pub mod parse;
+mod reaper;
 pub mod record;
+pub mod update;
 
 use std::fs::{DirBuilder, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use ultari::container::Status as RuntimeStatus;
 
 use crate::paths::Paths;
+pub use parse::{parse_signal, parse_size};
 use record::{Record, State, Status};
 
 /// A container that is on record.
@@ -140,6 +153,8 @@ impl Container {
             Ok((RuntimeStatus::Paused, pid)) => (state.status, state.pid) = (Status::Paused, pid),
             Ok((RuntimeStatus::Running, pid)) => (state.status, state.pid) = (Status::Running, pid),
             _ if state.status == Status::Restarting => {}
+            // It is about to say how it ended.
+            _ if monitor::is_alive(self) => {}
             _ => {
                 // Its monitor would have said how it ended: nobody knows any more.
                 (state.status, state.pid, state.exit_code) = (Status::Exited, 0, 255);
@@ -178,37 +193,40 @@ impl Container {
         };
         self.record = now.record;
         let result = change(&mut self.record)?;
-        self.write()?;
+        self.write_to(&self.folder())?;
         Ok(result)
     }
 
-    fn write(&self) -> Result<()> {
-        let folder = self.folder();
+    fn write_to(&self, folder: &Path) -> Result<()> {
         let context = || format!("write the record of the container, {}", folder.display());
-        let mut file = tempfile::NamedTempFile::new_in(&folder).with_context(context)?;
+        let mut file = tempfile::NamedTempFile::new_in(folder).with_context(context)?;
         serde_json::to_writer(&mut file, &self.record).with_context(context)?;
         file.persist(folder.join("record.json")).with_context(context)?;
         Ok(())
     }
 
-    /// Makes the folder and the record of a new container.
+    /// Makes the folder and the record of a new container, for a caller that holds [`names::lock`].
     ///
     /// # Errors
-    /// When the ID is taken or nothing can be written.
-    pub fn create(paths: &Paths, record: Record) -> Result<Self> {
+    /// When nothing can be written.
+    fn create(paths: &Paths, record: Record) -> Result<Self> {
         ensure!(is_id(&record.id), "{:?} is no ID of a container", record.id);
-        let folder = paths.container(&record.id);
-        let mut builder = DirBuilder::new();
-        builder.mode(0o710);
-        let parent = paths.containers();
-        DirBuilder::new()
-            .mode(0o710)
-            .recursive(true)
-            .create(&parent)
-            .with_context(|| format!("make {}", parent.display()))?;
-        builder.create(&folder).with_context(|| format!("make {}", folder.display()))?;
+        // It appears with its record or not at all; what a killed one has left is replaced.
+        let new = paths.containers().join("new");
+        let context = || format!("make {}", new.display());
+        if new.exists() {
+            std::fs::remove_dir_all(&new).with_context(context)?;
+        }
+        DirBuilder::new().mode(0o710).create(&new).with_context(context)?;
         let container = Self { record, paths: paths.clone() };
-        container.write().inspect_err(|_| drop(std::fs::remove_dir_all(&folder)))?;
+        container.write_to(&new)?;
+        std::fs::rename(&new, container.folder()).with_context(context)?;
         Ok(container)
     }
+}
+
+/// The processes that this program starts itself: monitors, and the reaper of `--init`.
+#[must_use]
+pub fn hidden_command(args: &[std::ffi::OsString]) -> Option<u8> {
+    monitor::hidden_command(args).or_else(|| reaper::hidden_command(args))
 }

@@ -1,5 +1,7 @@
 //! Commands on containers.
 
+mod flags;
+mod foreground;
 mod life;
 mod look;
 
