@@ -30,6 +30,7 @@ pub fn unpack(store: &Store, image: &Image, dir: &Path, tty: bool) -> Result<()>
     // Beside it, to be renamed when it is whole.
     let new = tempfile::Builder::new()
         .prefix(&format!(".{}-", name.to_string_lossy()))
+        .permissions(fs::Permissions::from_mode(0o700))
         .tempdir_in(parent)
         .with_context(|| format!("make a folder in {}", parent.display()))?;
     let rootfs = new.path().join("rootfs");

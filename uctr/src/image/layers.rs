@@ -7,20 +7,17 @@
 //! ```
 
 use std::collections::HashSet;
-use std::ffi::CString;
 use std::fs;
 use std::io::Read;
-use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use oci_spec::image::{Descriptor, Digest};
 use serde::{Deserialize, Serialize};
-use ultari::sys::mount::{FsContext, attach};
 
 use super::lock;
+use super::overlay;
 use super::store::{Image, Removed, Store, entries};
 use super::unpack;
 use crate::paths::Paths;
@@ -186,7 +183,7 @@ impl Layers {
             lock::private_folder(&empty)?;
             lower.push(empty);
         }
-        mount_overlay(&lower, upper, work, target)
+        overlay::mount(&lower, upper, work, target)
     }
 
     /// Removes all layers but these. Nobody may unpack meanwhile.
@@ -224,30 +221,4 @@ fn remove_tree(path: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// Mounts with the layers in the order of overlayfs: the uppermost first.
-fn mount_overlay(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Result<()> {
-    let context = FsContext::open(c"overlay").context("fsopen overlay")?;
-    let complain = |what: &str, errno: nix::Error| {
-        let said = context.complaint().unwrap_or_default();
-        anyhow::anyhow!("mount overlayfs at {}: {what}: {errno} {said}", target.display())
-    };
-    for path in lower {
-        let value = CString::new(path.as_os_str().as_bytes())?;
-        context.set(c"lowerdir+", Some(&value)).map_err(|errno| complain("lowerdir+", errno))?;
-    }
-    for (key, path) in [(c"upperdir", upper), (c"workdir", work)] {
-        let value = CString::new(path.as_os_str().as_bytes())?;
-        context.set(key, Some(&value)).map_err(|errno| complain("upperdir", errno))?;
-    }
-    context.create().map_err(|errno| complain("create", errno))?;
-    let mount = context.mount(0).map_err(|errno| complain("fsmount", errno))?;
-    let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY;
-    let folder = nix::fcntl::open(target, flags, nix::sys::stat::Mode::empty())
-        .with_context(|| format!("open {}", target.display()))?;
-    if let Err(errno) = attach(mount.as_fd(), folder.as_fd()) {
-        bail!("mount overlayfs at {}: move_mount: {errno}", target.display());
-    }
-    Ok(())
 }

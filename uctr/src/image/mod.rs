@@ -8,6 +8,7 @@ pub mod diff;
 pub mod digest;
 pub mod layers;
 pub(crate) mod lock;
+mod overlay;
 pub mod reference;
 pub mod registry;
 pub mod remove;
