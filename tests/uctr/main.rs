@@ -1,3 +1,5 @@
 //! Drives `uctr` as its users do. Everything happens in mount and network namespaces of the tests' own.
 
+mod fixture;
 mod support;
+mod unpack;

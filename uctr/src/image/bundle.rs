@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::store::{Image, Store};
 use super::unpack::{self, Kind};
+use crate::container::config::{capabilities, user};
 
 /// Of an image that sets none.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -71,15 +72,18 @@ fn config(image: &Image, rootfs: &Path, tty: bool) -> Result<Value> {
     }
     let cwd = config.working_dir().as_deref().filter(|cwd| !cwd.is_empty()).unwrap_or("/");
     let named = config.user().as_deref().unwrap_or_default();
-    ensure!(
-        rootfs.exists() && matches!(named, "" | "root" | "0"),
-        "the image's user is {named:?}: only root is served for now"
-    );
+    let user = user::find(&user::open_root(rootfs)?, named, &[])?;
+    let allowed = capabilities::of(&[], &[], false)?;
+    let effective: &[String] = if user.uid == 0 { &allowed } else { &[] };
     let process = &mut spec["process"];
     process["terminal"] = json!(tty);
     process["args"] = json!(args);
     process["env"] = json!(env);
     process["cwd"] = json!(Path::new("/").join(cwd));
+    process["user"] = json!({"uid": user.uid, "gid": user.gid, "additionalGids": user.groups});
+    process["capabilities"] =
+        json!({"bounding": allowed, "effective": effective, "permitted": effective});
+    process["noNewPrivileges"] = json!(false);
     spec["root"] = json!({"path": "rootfs", "readonly": false});
     let mut annotations = json!({ "org.opencontainers.image.os": image.config.os() });
     for (key, value) in image.config.labels_of_config().into_iter().flatten() {

@@ -171,6 +171,7 @@ impl Import {
             message => message.to_owned(),
         };
         let change = Change { config, comment, ..Change::default() };
+        store.tidy();
         let _hold = store.hold()?;
         let image = store.add_layer(&layers, None, &mut decompressed(input)?, &change)?;
         match &name {

@@ -56,6 +56,7 @@ struct Files {
 /// # Errors
 /// When it is no such archive, or damaged: nothing is named then.
 pub fn load(store: &Store, layers: &Layers, input: impl Read) -> Result<Vec<Loaded>> {
+    store.tidy();
     let _hold = store.hold()?;
     let folder = tempfile::Builder::new()
         .prefix("load-")

@@ -67,6 +67,14 @@ impl Store {
         Ok(removed)
     }
 
+    /// Cleans up after whoever was killed while bringing an image here. That it can't be done is no
+    /// reason not to bring another one.
+    pub fn tidy(&self) {
+        if let Err(error) = self.collect() {
+            eprintln!("uctr: clean up the store: {error:#}");
+        }
+    }
+
     /// Removes what no image and no container needs, but not what an interrupted pull may still
     /// need. While something is pulled or loaded nothing is removed; the next call does it.
     ///

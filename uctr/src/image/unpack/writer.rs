@@ -262,11 +262,21 @@ impl Writer {
         Ok(())
     }
 
+    /// As [`Self::enter`] for a name that is gone: nothing if there is no folder that could have
+    /// it. Some tools also say so of what was in a folder that is now a file.
+    fn enter_for_whiteout(&mut self, path: &Path) -> Result<Option<OwnedFd>> {
+        match self.root.open(parent_of(path), folder_flags()) {
+            Err(Errno::ENOTDIR) => Ok(None),
+            Err(Errno::ENOENT) if self.kind == Kind::Rootfs => Ok(None),
+            _ => self.enter(path).map(Some),
+        }
+    }
+
     fn whiteout(&mut self, path: &Path, name: &OsStr) -> Result<()> {
         let gone = &name.as_bytes()[WHITEOUT.len()..];
         if name.as_bytes() == OPAQUE {
             let parent = parent_of(path).to_owned();
-            let folder = self.enter(path)?;
+            let Some(folder) = self.enter_for_whiteout(path)? else { return Ok(()) };
             match self.kind {
                 Kind::Overlay => {
                     let place = by_descriptor(folder.as_fd(), OsStr::new(""));
@@ -287,7 +297,7 @@ impl Writer {
         );
         let gone = OsStr::from_bytes(gone);
         let path = parent_of(path).join(gone);
-        let folder = self.enter(&path)?;
+        let Some(folder) = self.enter_for_whiteout(&path)? else { return Ok(()) };
         let found = stat(&folder, gone)?;
         match (self.kind, found) {
             (Kind::Overlay, None) => {
