@@ -4,6 +4,7 @@
 
 pub mod cli;
 pub mod container;
+pub mod disk;
 pub mod image;
 pub mod network;
 pub mod output;

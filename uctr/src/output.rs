@@ -71,13 +71,19 @@ fn json_line(row: &Value) -> Result<String> {
 /// ten wide, and three spaces are between two.
 #[must_use]
 pub fn align(lines: &[String]) -> String {
+    align_wider(lines, 10)
+}
+
+/// As [`align`], with another least width.
+#[must_use]
+pub fn align_wider(lines: &[String], least: usize) -> String {
     let rows: Vec<Vec<&str>> = lines.iter().map(|line| line.split('\t').collect()).collect();
     let mut widths: Vec<usize> = Vec::new();
     for row in &rows {
         // The last cell is ended by no tab, and of no column.
         for (at, cell) in row[..row.len() - 1].iter().enumerate() {
             if at == widths.len() {
-                widths.push(10);
+                widths.push(least);
             }
             widths[at] = widths[at].max(cell.chars().count() + 3);
         }
@@ -93,6 +99,26 @@ pub fn align(lines: &[String]) -> String {
         out.push('\n');
     }
     out
+}
+
+/// What `inspect` prints: a JSON array with docker's indentation, `json` in a line, or a template
+/// that is written once an object.
+///
+/// # Errors
+/// When the format is no template, or has a field that isn't there.
+pub fn objects(format: Option<&str>, objects: &[Value]) -> Result<String> {
+    let template = match format {
+        None | Some("") => {
+            let mut text = Vec::new();
+            let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+            let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
+            serde::Serialize::serialize(objects, &mut serializer)?;
+            return Ok(String::from_utf8_lossy(&text).into_owned() + "\n");
+        }
+        Some("json") => return Ok(serde_json::to_string(objects)? + "\n"),
+        Some(template) => Template::parse(template)?,
+    };
+    objects.iter().map(|object| template.render(object).map(|text| text + "\n")).collect()
 }
 
 /// Writes to stdout; that nobody reads on (`| head`) is no error.

@@ -4,6 +4,7 @@ mod containers;
 mod images;
 mod networks;
 mod registry;
+mod system;
 mod volumes;
 
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use crate::paths::Paths;
 
 /// Pull images and run containers from them, without a daemon.
 #[derive(Debug, Parser)]
-#[command(name = "uctr", version, disable_help_subcommand = true)]
+#[command(name = "uctr", version, disable_help_subcommand = true, disable_version_flag = true)]
 struct Cli {
     /// The folder of images, layers, containers and volumes
     #[arg(long, global = true, value_name = "DIR", default_value = "/var/lib/ultari")]
@@ -24,6 +25,9 @@ struct Cli {
     /// The folder of what does not outlive a reboot
     #[arg(long, global = true, value_name = "DIR", default_value = "/run/ultari/uctr")]
     run_root: PathBuf,
+    /// Print the version
+    #[arg(short, long, action = clap::ArgAction::Version)]
+    version: (),
     #[command(subcommand)]
     command: Command,
 }
@@ -38,6 +42,8 @@ enum Command {
     Containers(containers::Command),
     #[command(flatten)]
     Ports(networks::Short),
+    #[command(flatten)]
+    System(system::Short),
     /// Manage images
     #[command(subcommand)]
     Image(Image),
@@ -50,6 +56,9 @@ enum Command {
     /// Manage volumes
     #[command(subcommand)]
     Volume(volumes::Command),
+    /// Look after all of it
+    #[command(subcommand, name = "system")]
+    Whole(system::Command),
 }
 
 #[derive(Debug, Subcommand)]
@@ -103,5 +112,7 @@ fn dispatch(paths: &Paths, command: Command) -> Result<u8> {
         Command::Container(command) => containers::run_group(paths, command),
         Command::Network(command) => networks::run(paths, command),
         Command::Volume(command) => volumes::run(paths, command),
+        Command::System(command) => system::run_short(paths, command),
+        Command::Whole(command) => system::run(paths, command),
     }
 }

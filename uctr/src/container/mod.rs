@@ -1,8 +1,10 @@
 //! Containers: their records, how their config.json comes about, and the monitor of each.
 
 pub mod attach;
+pub mod changes;
 pub mod config;
 pub mod exec;
+pub mod files;
 pub mod lifecycle;
 mod links;
 pub mod logs;

@@ -104,6 +104,8 @@ impl<W: Write> Writer<W> {
         let mut header = Header::new_gnu();
         header.set_entry_type(EntryType::Regular);
         header.set_mode(0);
+        header.set_uid(0);
+        header.set_gid(0);
         header.set_size(0);
         header.set_mtime(0);
         Ok(self.archive.append_data(&mut header, name, io::empty())?)

@@ -9,6 +9,7 @@ pub mod digest;
 pub mod layers;
 pub(crate) mod lock;
 mod overlay;
+pub mod pack;
 pub mod reference;
 pub mod registry;
 pub mod remove;

@@ -24,6 +24,9 @@ pub enum Kind {
     Overlay,
     /// What lower layers left in the folder is removed.
     Rootfs,
+    /// They are files as all others; and nothing that is there gives way to something of another
+    /// kind.
+    Plain,
 }
 
 /// Unpacks one layer into a folder.
@@ -43,4 +46,14 @@ pub fn layer(
         open(folder, flags, Mode::empty()).with_context(|| format!("open {}", folder.display()))?;
     let writer = Writer::new(Root::new(root), kind);
     stream::run(blob, diff_id, archive, |chunks| writer.write(&mut Archive::new(chunks)))
+}
+
+/// Unpacks an archive that is no layer: `cp`.
+///
+/// # Errors
+/// When the archive is damaged or hostile. What was written until then stays.
+pub fn copy(root: Root, archive: impl Read) -> Result<()> {
+    let mut archive = Archive::new(std::io::BufReader::with_capacity(1 << 16, archive));
+    Writer::new(root, Kind::Plain).write(&mut archive)?;
+    Ok(())
 }

@@ -98,7 +98,7 @@ impl Writer {
             self.pending.insert(path, Pending::Entry(Box::new(entry)));
             return Ok(());
         };
-        if name.as_bytes().starts_with(WHITEOUT) {
+        if self.kind != Kind::Plain && name.as_bytes().starts_with(WHITEOUT) {
             return self.whiteout(&path, name);
         }
         self.known.entries += 1;
@@ -205,6 +205,7 @@ impl Writer {
         if is_folder(&found) {
             return Ok(());
         }
+        ensure!(self.kind != Kind::Plain, "cannot overwrite non-directory with directory");
         let was_whiteout = self.kind == Kind::Overlay && is_whiteout(&found);
         self.clear(parent, path, name, &found)?;
         mkdirat(parent, name, mode).context("make folder")?;
@@ -225,6 +226,10 @@ impl Writer {
         match make() {
             Err(Errno::EEXIST) => {
                 if let Some(found) = stat(folder, name)? {
+                    ensure!(
+                        self.kind != Kind::Plain || !is_folder(&found),
+                        "cannot overwrite directory with non-directory"
+                    );
                     self.clear(folder, path, name, &found)?;
                 }
                 Ok(make()?)
@@ -282,7 +287,7 @@ impl Writer {
                     let place = by_descriptor(folder.as_fd(), OsStr::new(""));
                     xattr::set(&place, OVERLAY_OPAQUE, b"y").context("set its opaque flag")?;
                 }
-                Kind::Rootfs => self.prune(&folder, &parent)?,
+                Kind::Rootfs | Kind::Plain => self.prune(&folder, &parent)?,
             }
             self.parent = Some((parent, folder));
             return Ok(());
@@ -398,8 +403,9 @@ fn set_metadata_at(folder: &OwnedFd, name: &OsStr, entry: &Entry) -> Result<()> 
     fchownat(folder, name, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)), flags)
         .context("set its owner")?;
     if entry.kind != EntryType::Symlink {
-        let follow = nix::sys::stat::FchmodatFlags::FollowSymlink;
-        fchmodat(folder, name, Mode::from_bits_truncate(entry.mode), follow)
+        // In a container that runs it may have been exchanged for a link.
+        let flags = nix::sys::stat::FchmodatFlags::NoFollowSymlink;
+        fchmodat(folder, name, Mode::from_bits_truncate(entry.mode), flags)
             .context("set its mode")?;
     }
     for (key, value) in wanted(&entry.xattrs) {
