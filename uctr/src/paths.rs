@@ -42,10 +42,16 @@ impl Paths {
         self.data.join("volumes")
     }
 
-    /// Networks: `<name>.json`, and who is on them.
+    /// Networks: `<name>.json`.
     #[must_use]
     pub fn networks(&self) -> PathBuf {
         self.data.join("networks")
+    }
+
+    /// Who is on networks: `<container's ID>.json`.
+    #[must_use]
+    pub fn network_members(&self) -> PathBuf {
+        self.run.join("networks/members")
     }
 
     /// The runtime's records of containers (`ultari --root`).

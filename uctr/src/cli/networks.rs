@@ -3,20 +3,27 @@
 use anyhow::Result;
 use clap::Subcommand;
 
+use crate::network;
 use crate::paths::Paths;
 
 /// `uctr network …`
 #[derive(Debug, Subcommand)]
 pub enum Command {}
 
-/// Commands of their own: `port`.
+/// Commands of their own: `port`, and the processes in the background.
 #[derive(Debug, Subcommand)]
-pub enum Short {}
+pub enum Short {
+    /// Serves the published ports of a container
+    #[command(hide = true, name = network::proxy::COMMAND)]
+    Proxy,
+}
 
 pub fn run(_paths: &Paths, command: Command) -> Result<u8> {
     match command {}
 }
 
-pub fn run_short(_paths: &Paths, command: Short) -> Result<u8> {
-    match command {}
+pub fn run_short(paths: &Paths, command: Short) -> Result<u8> {
+    match command {
+        Short::Proxy => network::proxy::main(paths).map(|()| 0),
+    }
 }

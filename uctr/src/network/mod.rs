@@ -1,6 +1,20 @@
 //! Networks: bridges, addresses, published ports and names.
+//!
+//! What is configured is a file a network ([`definition`]), which outlives a reboot; who is on them
+//! is a file a container ([`members`]), which doesn't. Such a file is written before anything is
+//! made for the container and removed after all of it is gone. Its addresses are taken as long as it
+//! is there. A member whose device on the host is gone is dead, however it ended: whoever takes the
+//! lock next removes what is left of it.
 
+mod bridge;
+pub mod definition;
+mod firewall;
+mod helper;
+mod ipam;
+pub mod members;
+mod netlink;
 mod ports;
+pub mod proxy;
 
 use std::fs::File;
 use std::io::Read;
@@ -10,7 +24,8 @@ use std::os::fd::BorrowedFd;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::paths::Paths;
+pub use definition::{Network, find};
+pub use members::{attach, connect, detach, disconnect, sweep};
 pub use ports::{PortMapping, parse_port};
 
 /// What a container wants of one network.
@@ -69,23 +84,6 @@ pub struct Attached {
     pub endpoints: Vec<Endpoint>,
     /// With the host's ports that were chosen.
     pub ports: Vec<PortMapping>,
-}
-
-/// Connects a container that is created and not started yet. Called in the host's network
-/// namespace.
-///
-/// # Errors
-/// With docker's words where it has some; nothing is left behind.
-pub fn attach(_paths: &Paths, _member: &Member) -> Result<Attached> {
-    todo!()
-}
-
-/// Frees all that [`attach`] took for that container; what isn't there any more is no error.
-///
-/// # Errors
-/// When something can't be removed.
-pub fn detach(_paths: &Paths, _id: &str) -> Result<()> {
-    todo!()
 }
 
 /// 64 random hex digits, as docker's IDs are.
