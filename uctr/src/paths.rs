@@ -54,6 +54,12 @@ impl Paths {
         self.run.join("networks/members")
     }
 
+    /// The processes that resolve names: `<network's ID>.json`.
+    #[must_use]
+    pub fn network_resolvers(&self) -> PathBuf {
+        self.run.join("networks/resolvers")
+    }
+
     /// The runtime's records of containers (`ultari --root`).
     #[must_use]
     pub fn runtime(&self) -> PathBuf {

@@ -16,6 +16,9 @@ pub enum Short {
     /// Serves the published ports of a container
     #[command(hide = true, name = network::proxy::COMMAND)]
     Proxy,
+    /// Resolves names on a network
+    #[command(hide = true, name = network::resolver::COMMAND)]
+    Resolver,
 }
 
 pub fn run(_paths: &Paths, command: Command) -> Result<u8> {
@@ -25,5 +28,6 @@ pub fn run(_paths: &Paths, command: Command) -> Result<u8> {
 pub fn run_short(paths: &Paths, command: Short) -> Result<u8> {
     match command {
         Short::Proxy => network::proxy::main(paths).map(|()| 0),
+        Short::Resolver => network::resolver::main(paths).map(|()| 0),
     }
 }

@@ -37,7 +37,6 @@ impl Process {
     }
 
     /// Whether it still runs.
-    #[expect(dead_code, reason = "for resolvers")]
     pub fn is_alive(self) -> bool {
         let Ok(pidfd) = pidfd_open(self.pid) else { return false };
         start_time(self.pid) == Some(self.start) && !ended(pidfd.as_fd(), PollTimeout::ZERO)
@@ -148,29 +147,32 @@ pub fn answer<T: Serialize>(answer: &Result<T>) -> Result<()> {
     dup_onto(null.as_fd(), 1).context("close the output")
 }
 
-/// Tells when the last of some devices is gone.
+/// Tells when network devices go.
 pub struct Watch {
     events: Socket,
     questions: Socket,
-    links: Vec<String>,
 }
 
 impl Watch {
-    pub fn new(links: Vec<String>) -> Result<Self> {
+    pub fn new() -> Result<Self> {
         let mut events = Socket::open().context("open a netlink socket")?;
         events.watch_links().context("watch network devices")?;
         let questions = Socket::open().context("open a netlink socket")?;
-        Ok(Self { events, questions, links })
+        Ok(Self { events, questions })
     }
 
-    /// To be polled for input.
+    /// To be polled for input: then something has changed.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
     }
 
-    /// Whether all are gone; to be asked whenever there was input, and once at the beginning.
-    pub fn all_gone(&self) -> bool {
+    /// Takes the input.
+    pub fn drain(&self) {
         self.events.drain();
-        self.links.iter().all(|link| matches!(self.questions.link(link), Ok(None)))
+    }
+
+    /// Whether none of these devices is there.
+    pub fn all_gone(&self, links: &[String]) -> bool {
+        links.iter().all(|link| matches!(self.questions.link(link), Ok(None)))
     }
 }

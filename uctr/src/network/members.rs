@@ -15,7 +15,7 @@ use super::definition::{self, Lock, Network};
 use super::firewall::{self, Published};
 use super::helper::{self, Process};
 use super::netlink::Socket;
-use super::{Attached, Endpoint, Member, PortMapping, Wish, ipam, proxy};
+use super::{Attached, Endpoint, Member, PortMapping, Wish, ipam, proxy, resolver};
 use crate::paths::Paths;
 
 /// A container that is on networks.
@@ -29,6 +29,9 @@ pub struct Record {
     pub endpoints: Vec<Endpoint>,
     /// With the host's ports.
     pub ports: Vec<PortMapping>,
+    /// `--dns`
+    #[serde(default)]
+    pub dns: Vec<IpAddr>,
     proxy: Option<Process>,
 }
 
@@ -49,7 +52,8 @@ impl Record {
         endpoint.ipv4()
     }
 
-    fn links(&self) -> Vec<String> {
+    /// The host's devices of its networks.
+    pub(super) fn links(&self) -> Vec<String> {
         let link = |endpoint: &Endpoint| link_name(&self.id, &endpoint.network_id);
         self.endpoints.iter().map(link).collect()
     }
@@ -57,6 +61,20 @@ impl Record {
     fn attached(&self) -> Attached {
         Attached { endpoints: self.endpoints.clone(), ports: self.ports.clone() }
     }
+}
+
+/// All that a member is known by on a network, in lower case.
+pub(super) fn names<'a>(
+    member: &'a Record,
+    endpoint: &'a Endpoint,
+) -> impl Iterator<Item = String> + 'a {
+    let short = member.id.get(..12).unwrap_or(&member.id);
+    let own = [member.name.as_str(), short].into_iter();
+    own.chain(endpoint.aliases.iter().map(String::as_str)).flat_map(|name| {
+        let name = name.to_ascii_lowercase();
+        let full = format!("{name}.{}", endpoint.network.to_ascii_lowercase());
+        [name, full]
+    })
 }
 
 impl Endpoint {
@@ -154,6 +172,7 @@ impl<'a> State<'a> {
         };
         let members: Vec<_> = self.members.iter().filter(|member| member.is_on(network)).collect();
         if members.is_empty() {
+            self.stop_resolver(network);
             firewall::remove(network)?;
             if !bridge::is_foreign(&self.host, network)? {
                 self.host
@@ -167,7 +186,36 @@ impl<'a> State<'a> {
                 member.main_endpoint().filter(|endpoint| endpoint.network_id == network.id)?;
             Some(Published { id: &member.id, address: endpoint.ipv4()?, ports: &member.ports })
         });
-        firewall::write(network, &published.collect::<Vec<_>>())
+        firewall::write(network, &published.collect::<Vec<_>>())?;
+        self.start_resolver(network)
+    }
+
+    fn resolver(&self, network: &Network) -> PathBuf {
+        self.paths.network_resolvers().join(format!("{}.json", network.id))
+    }
+
+    /// Starts the network's resolver, unless it runs.
+    fn start_resolver(&self, network: &Network) -> Result<()> {
+        let (true, Some(pool)) = (network.has_names(), &network.pool) else { return Ok(()) };
+        let known = fs::read(self.resolver(network)).ok();
+        let known: Option<Process> = known.and_then(|text| serde_json::from_slice(&text).ok());
+        if known.is_some_and(Process::is_alive) {
+            return Ok(());
+        }
+        let job = resolver::Job { network_id: network.id.clone(), address: pool.gateway };
+        let (process, ()) = helper::start(self.paths, resolver::COMMAND, &job)
+            .with_context(|| format!("names on network {}", network.name))?;
+        definition::save(&self.resolver(network), &process).inspect_err(|_| process.end())
+    }
+
+    fn stop_resolver(&self, network: &Network) {
+        let path = self.resolver(network);
+        let known = fs::read(&path).ok();
+        let known: Option<Process> = known.and_then(|text| serde_json::from_slice(&text).ok());
+        if let Some(process) = known {
+            process.end();
+            let _ = fs::remove_file(path);
+        }
     }
 
     /// A network that can get members now: with a free name for its bridge, and addresses that the
@@ -279,6 +327,7 @@ impl<'a> State<'a> {
             name: member.name.into(),
             endpoints: Vec::new(),
             ports: Vec::new(),
+            dns: member.dns.iter().filter_map(|server| server.parse().ok()).collect(),
             proxy: None,
         };
         self.check_ports(member)?;

@@ -15,6 +15,7 @@ pub mod members;
 mod netlink;
 mod ports;
 pub mod proxy;
+pub mod resolver;
 
 use std::fs::File;
 use std::io::Read;
@@ -75,6 +76,8 @@ pub struct Member<'a> {
     pub wishes: &'a [Wish],
     /// Its published ports.
     pub ports: &'a [PortMapping],
+    /// `--dns`: who is asked for names that the network doesn't know, the host's resolvers if none.
+    pub dns: &'a [String],
 }
 
 /// Whatever [`attach`] did.

@@ -65,7 +65,7 @@ pub fn main(paths: &Paths) -> Result<()> {
         if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
             let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
         }
-        let watch = Watch::new(job.links.clone())?;
+        let watch = Watch::new()?;
         let (ports, listeners) = open_all(&job)?;
         Ok((ports, listeners, watch))
     });
@@ -76,23 +76,26 @@ pub fn main(paths: &Paths) -> Result<()> {
         }
         Err(error) => return helper::answer::<()>(&Err(error)),
     };
-    serve(&listeners, &watch)?;
+    serve(&listeners, &watch, &job.links)?;
+    // The next one may have the ports at once.
+    drop(listeners);
     // What the container's monitor should have done, unless it does so right now.
     super::sweep(paths)
 }
 
-fn serve(listeners: &[Listener], watch: &Watch) -> Result<()> {
+fn serve(listeners: &[Listener], watch: &Watch, links: &[String]) -> Result<()> {
     let mut fds = vec![PollFd::new(watch.fd(), PollFlags::POLLIN)];
     fds.extend(listeners.iter().map(|listener| match listener {
         Listener::Tcp(socket, _) => PollFd::new(socket.as_fd(), PollFlags::POLLIN),
         Listener::Udp(socket, ..) => PollFd::new(socket.as_fd(), PollFlags::POLLIN),
     }));
-    while !watch.all_gone() {
+    while !watch.all_gone(links) {
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
             other => other.context("poll")?,
         };
         let ready = |fd: &PollFd| fd.revents().is_some_and(|events| !events.is_empty());
+        watch.drain();
         let ready: Vec<bool> = fds.iter().skip(1).map(ready).collect();
         for (listener, _) in listeners.iter().zip(ready).filter(|(_, ready)| *ready) {
             match listener {

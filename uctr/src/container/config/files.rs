@@ -110,12 +110,13 @@ fn resolv_conf(host: &str, wanted: &HostConfig, attached: &Attached, host_networ
     };
     let resolver = attached.endpoints.iter().find_map(|endpoint| endpoint.resolver);
     let mut servers: Vec<String> = resolver.iter().map(IpAddr::to_string).collect();
+    // The network's resolver asks those of `--dns` itself.
     match (wanted.dns.is_empty(), resolver) {
-        (false, _) => servers.extend(wanted.dns.iter().cloned()),
+        (_, Some(_)) => {}
+        (false, None) => servers.extend(wanted.dns.iter().cloned()),
         (true, None) => {
             servers.extend(words("nameserver").into_iter().filter(reachable).map(Into::into));
         }
-        (true, Some(_)) => {}
     }
     let or_host = |own: &[String], key| match own {
         [] => words(key).join(" "),

@@ -420,6 +420,7 @@ fn join_networks(container: &Container, child: &Child) -> Result<Attached> {
         namespace: std::os::fd::AsFd::as_fd(&namespace),
         wishes: &record.wishes,
         ports: &record.ports,
+        dns: &record.host_config.dns,
     };
     network::attach(container.paths(), &member)
 }
