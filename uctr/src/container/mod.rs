@@ -6,7 +6,7 @@ pub mod config;
 pub mod exec;
 pub mod files;
 pub mod lifecycle;
-mod links;
+pub mod links;
 pub mod logs;
 pub mod make;
 pub mod monitor;

@@ -239,6 +239,10 @@ impl<'a> State<'a> {
     fn plan(&mut self, record: &Record, wish: &Wish, inside: &Socket) -> Result<Endpoint> {
         let network = self.prepare(&wish.network)?;
         ensure!(
+            wish.aliases.is_empty() || network.has_names(),
+            "network-scoped alias is supported only for containers in user defined networks"
+        );
+        ensure!(
             !record.is_on(&network),
             "endpoint with name {} already exists in network {}",
             record.name,
@@ -488,6 +492,17 @@ pub fn disconnect(
         state.refresh(&endpoint.network_id)?;
     }
     Ok(record.attached())
+}
+
+/// Gives a member another name.
+///
+/// # Errors
+/// When its file can't be written.
+pub fn rename(paths: &Paths, id: &str, name: &str) -> Result<()> {
+    let mut state = State::open(paths)?;
+    let Some(mut record) = state.member(id).cloned() else { return Ok(()) };
+    record.name = name.into();
+    state.save(&record)
 }
 
 /// Removes a network.

@@ -24,6 +24,7 @@ use std::os::fd::BorrowedFd;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use sha2::Digest;
 
 pub use definition::{Network, find};
 pub use members::{attach, connect, detach, disconnect, sweep};
@@ -61,6 +62,15 @@ pub struct Endpoint {
     pub aliases: Vec<String>,
     /// Who answers the container's questions for names.
     pub resolver: Option<IpAddr>,
+}
+
+impl Endpoint {
+    /// Docker's ID of a container's place on a network, 64 hex digits.
+    #[must_use]
+    pub fn id(&self, container: &str) -> String {
+        let hash = sha2::Sha256::digest(format!("{container} {}", self.network_id));
+        hash.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// A container that joins networks.

@@ -26,6 +26,8 @@ pub enum Group {
     Life(life::Command),
     #[command(flatten)]
     Look(look::Group),
+    /// Show where a container's ports answer on the host
+    Port(super::networks::Port),
 }
 
 pub fn run(paths: &Paths, command: Command) -> Result<u8> {
@@ -39,5 +41,6 @@ pub fn run_group(paths: &Paths, command: Group) -> Result<u8> {
     match command {
         Group::Life(command) => life::run(paths, command),
         Group::Look(command) => look::run_group(paths, command),
+        Group::Port(args) => super::networks::port(paths, &args),
     }
 }

@@ -4,13 +4,12 @@ use anyhow::Result;
 use clap::Args as ClapArgs;
 
 use crate::cli::containers::{Filters, prune_stopped};
-use crate::container;
-use crate::disk;
+use crate::cli::networks::prune_networks;
+use crate::cli::volumes::prune_volumes;
 use crate::image;
 use crate::image::store::Store;
 use crate::output;
 use crate::paths::Paths;
-use crate::volume;
 
 #[derive(Debug, ClapArgs)]
 pub struct Args {
@@ -39,8 +38,9 @@ pub fn run(paths: &Paths, args: &Args) -> Result<u8> {
     };
     let (ids, mut bytes) = prune_stopped(paths, &filters)?;
     print("Containers", &ids)?;
+    print("Networks", &prune_networks(paths, &filters)?)?;
     if args.volumes {
-        let (names, freed) = prune_volumes(paths, &filters)?;
+        let (names, freed) = prune_volumes(paths, false, &filters)?;
         print("Volumes", &names)?;
         bytes += freed;
     }
@@ -67,24 +67,4 @@ fn warning(args: &Args) -> String {
         "WARNING! This will remove:\n  - all stopped containers\n  - all networks not used by at \
          least one container\n{volumes}  - {images}\n  - unused build cache\n"
     )
-}
-
-fn prune_volumes(paths: &Paths, filters: &Filters) -> Result<(Vec<String>, u64)> {
-    let containers = container::list(paths)?;
-    let used = |name: &str| {
-        let mut mounts = containers.iter().flat_map(|container| &container.record.mounts);
-        mounts.any(|mount| mount.name.as_deref() == Some(name))
-    };
-    let (mut removed, mut bytes) = (Vec::new(), 0);
-    for volume in volume::list(paths)? {
-        if !volume.anonymous || used(&volume.name) || !filters.hold(&volume.labels, volume.created)
-        {
-            continue;
-        }
-        let size = disk::folder_size(&volume.data(paths))?;
-        volume::remove(paths, &volume.name)?;
-        bytes += size;
-        removed.push(volume.name);
-    }
-    Ok((removed, bytes))
 }

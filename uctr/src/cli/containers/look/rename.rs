@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use clap::Args as ClapArgs;
 
 use crate::container::{self, names};
+use crate::network;
 use crate::paths::Paths;
 
 #[derive(Debug, ClapArgs)]
@@ -27,5 +28,6 @@ pub fn run(paths: &Paths, args: &Args) -> Result<u8> {
         record.name = name.into();
         Ok(())
     })?;
+    network::members::rename(paths, &container.record.id, name)?;
     Ok(0)
 }

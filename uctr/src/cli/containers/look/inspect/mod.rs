@@ -4,12 +4,15 @@ mod container;
 
 use anyhow::{Result, bail, ensure};
 use clap::Args as ClapArgs;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::cli::networks::network_json;
+use crate::cli::volumes::volume_json;
 use crate::container::{NotFound, find};
 use crate::image::layers::Layers;
 use crate::image::store::Store;
 use crate::image::usage::image_json;
+use crate::network;
 use crate::output;
 use crate::paths::Paths;
 pub use container::container_json;
@@ -37,7 +40,7 @@ pub struct AnyArgs {
 }
 
 /// In the order in which they are looked for.
-const KINDS: [&str; 3] = ["container", "image", "volume"];
+const KINDS: [&str; 4] = ["container", "image", "network", "volume"];
 
 /// `uctr container inspect`
 pub fn run(paths: &Paths, args: &Args) -> Result<u8> {
@@ -96,7 +99,14 @@ fn one(paths: &Paths, kind: &str, name: &str, size: bool) -> Result<Option<Value
             let image = store.find(name)?;
             image.map(|image| image_json(&store, &layers, &image)).transpose()
         }
-        "volume" => volume_json(paths, name),
+        "network" => match network::find(paths, name) {
+            Ok(network) => network_json(paths, &network).map(Some),
+            Err(_) => Ok(None),
+        },
+        "volume" => {
+            let volume = crate::volume::find(paths, name)?;
+            Ok(volume.map(|volume| volume_json(paths, &volume)))
+        }
         _ => bail!("{kind:?} is not a valid value for --type"),
     }
 }
@@ -104,19 +114,4 @@ fn one(paths: &Paths, kind: &str, name: &str, size: bool) -> Result<Option<Value
 fn is_id(name: &str) -> bool {
     let hex = name.strip_prefix("sha256:").unwrap_or(name);
     hex.len() <= 64 && hex.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-fn volume_json(paths: &Paths, name: &str) -> Result<Option<Value>> {
-    let volume = crate::volume::find(paths, name)?;
-    Ok(volume.map(|volume| {
-        json!({
-            "CreatedAt": output::time(Some(volume.created)),
-            "Driver": "local",
-            "Labels": volume.labels,
-            "Mountpoint": volume.data(paths),
-            "Name": volume.name,
-            "Options": null,
-            "Scope": "local",
-        })
-    }))
 }
