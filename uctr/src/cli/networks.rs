@@ -223,7 +223,7 @@ fn list(paths: &Paths, args: &Ls) -> Result<u8> {
             "label" => output::has_label(&network.labels, value),
             "name" => network.name.contains(value),
             "type" => PREDEFINED.contains(&network.name.as_str()) == (value == "builtin"),
-            _ => is_custom(network) && !is_used(&used, network) == (value == "true"),
+            _ => is_custom(network) && is_used(&used, network) != (value == "true"),
         });
     }
     let row = |network: &Network| {

@@ -141,7 +141,7 @@ fn list(paths: &Paths, args: &Ls) -> Result<u8> {
         let (filter, value) = output::filter(text, &["dangling", "driver", "label", "name"])?;
         let dangling = matches!(value, "true" | "1");
         volumes.retain(|volume| match filter {
-            "dangling" => !users.contains_key(&volume.name) == dangling,
+            "dangling" => users.contains_key(&volume.name) != dangling,
             "driver" => value == "local",
             "label" => output::has_label(&volume.labels, value),
             _ => volume.name.contains(value),
