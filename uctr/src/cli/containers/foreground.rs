@@ -11,6 +11,7 @@ use crate::container::monitor::protocol::WANTS_INPUT;
 use crate::container::monitor::{Client, StartFailed, start};
 use crate::container::parse::parse_keys;
 use crate::container::{Container, lifecycle, make};
+use crate::image::layers::Layers;
 use crate::image::registry::{self, Platform};
 use crate::image::store::Store;
 use crate::paths::Paths;
@@ -47,6 +48,7 @@ fn make_container(paths: &Paths, args: &Create, detached: bool) -> Result<Contai
     let _hold = store.hold()?;
     let platform = Platform(args.platform.clone());
     let image = registry::ensure(paths, &store, &args.image, &platform, args.pull)?;
+    Layers::open(paths)?.ensure(&store, &image)?;
     let container = make::make(paths, &image, request)?;
     if let Some(path) = &args.cidfile {
         let written = std::fs::File::create_new(path)

@@ -134,6 +134,7 @@ impl<'a> Pull<'a> {
     }
 
     fn with(&self, client: &Client, name: &Reference) -> Result<Image> {
+        self.store.tidy();
         let _hold = self.store.hold()?;
         let found = self.find(client, name)?;
         let familiar = name.familiar();
