@@ -1,5 +1,6 @@
 //! Drives `uctr` as its users do. Everything happens in mount and network namespaces of the tests' own.
 
+mod archive;
 mod fixture;
 mod store;
 mod support;

@@ -387,6 +387,9 @@ fn a_damaged_image_does_not_hide_others() {
     );
     // What it needs is not known, so nothing may be thrown away.
     sandbox.uctr(["rmi", "two:1"]).fails(1, &["nothing is removed"]);
+    assert_eq!(sandbox.uctr(["rmi", "one:1"]).ok().stdout, "Untagged: one:1\n");
+    assert_eq!(blobs(&sandbox), 0);
+    assert_eq!(load(&sandbox, "one:1"), id);
 }
 
 fn descriptor(bytes: &[u8]) -> Descriptor {

@@ -161,6 +161,18 @@ fn base() -> Tar {
         .entry(b'0', "empty", "", owned(0o600, 0, 0), b"")
 }
 
+/// Whiteouts of some tools have no owner at all.
+#[test]
+fn empty_fields_are_zero() {
+    let sandbox = Sandbox::new();
+    let mut empty = header(b'0', "empty", "", Meta::default(), 0);
+    empty.as_mut_bytes()[108..148].fill(0);
+    empty.as_mut_bytes()[108..116].copy_from_slice(b"0000600 ");
+    empty.set_cksum();
+    let tar = base().raw(&empty, b"").end();
+    compare(&sandbox, "fields", layout(&sandbox, "fields").layer(&tar, Compression::Gzip));
+}
+
 fn device(kind: u8, name: &str, major: u32, minor: u32) -> tar::Header {
     let mut header = header(kind, name, "", Meta { mode: 0o666, ..Meta::default() }, 0);
     header.set_device_major(major).unwrap();

@@ -40,6 +40,11 @@ pub enum Gone {
 /// When there is none, or when a container or another name needs it, in docker's words.
 pub fn remove(paths: &Paths, store: &Store, name: &str, force: bool) -> Result<Vec<Gone>> {
     let Some((image, by_name)) = store.find_named(name)? else {
+        if let Ok(reference) = name.parse::<Reference>()
+            && store.remove_damaged(&reference)?
+        {
+            return Ok(vec![Gone::Untagged(reference.familiar())]);
+        }
         return Err(NotFound(name.into()).into());
     };
     let users: Vec<Container> = container::list(paths)?

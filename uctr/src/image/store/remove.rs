@@ -67,6 +67,33 @@ impl Store {
         Ok(removed)
     }
 
+    /// Takes a name away whose image can't be read any more, with what is damaged of it. Says
+    /// whether there was one.
+    ///
+    /// # Errors
+    /// When the store can't be read or written.
+    pub fn remove_damaged(&self, name: &Reference) -> Result<bool> {
+        let key = key(name);
+        let index = self.index()?;
+        let Some(entry) = index.manifests().iter().find(|entry| name_of(entry) == Some(&key))
+        else {
+            return Ok(false);
+        };
+        if self.image(entry).is_ok() {
+            return Ok(false);
+        }
+        let digest = entry.digest().clone();
+        self.change(|entries| entries.retain(|entry| *entry.digest() != digest))?;
+        if let Ok(manifest) = self.manifest(entry) {
+            for part in manifest.layers().iter().chain([manifest.config()]) {
+                forget(&self.blob_path(part.digest()))?;
+            }
+        }
+        forget(&self.blob_path(&digest))?;
+        self.collect()?;
+        Ok(true)
+    }
+
     /// Cleans up after whoever was killed while bringing an image here. That it can't be done is no
     /// reason not to bring another one.
     pub fn tidy(&self) {

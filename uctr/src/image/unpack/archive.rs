@@ -74,7 +74,8 @@ impl<R: BufRead> Archive<R> {
         loop {
             self.skip_content()?;
             let Some(header) = self.header()? else { return Ok(None) };
-            let size = header.entry_size().context("size of an entry")?;
+            let size =
+                field(&header.as_old().size, header.entry_size()).context("size of an entry")?;
             match header.entry_type() {
                 EntryType::XHeader => records = self.extended(size)?,
                 // As everybody does: git writes a comment there, nothing else is in use.
@@ -124,16 +125,21 @@ impl<R: BufRead> Archive<R> {
         };
         let mtime = match record("mtime") {
             Some(value) => timestamp(value)?,
-            None => (header.mtime().context("mtime")? as i64, 0),
+            None => {
+                let seconds = field(&header.as_old().mtime, header.mtime()).context("mtime")?;
+                // Before 1970 they wrap in base-256 fields.
+                (seconds as i64, 0)
+            }
         };
+        let mode = field(&header.as_old().mode, header.mode().map(u64::from));
         let device = |field: io::Result<Option<u32>>| field.ok().flatten().unwrap_or(0);
         let mut entry = Entry {
             path: path_of(record("path").cloned().unwrap_or(path)),
             link: path_of(record("linkpath").cloned().unwrap_or(link)),
             kind,
-            mode: header.mode().context("mode")? & 0o7777,
-            uid: id("uid", header.uid())?,
-            gid: id("gid", header.gid())?,
+            mode: mode.context("mode")? as u32 & 0o7777,
+            uid: id("uid", field(&header.as_old().uid, header.uid()))?,
+            gid: id("gid", field(&header.as_old().gid, header.gid()))?,
             mtime,
             device: (device(header.device_major()), device(header.device_minor())),
             stored: self.left,
@@ -353,6 +359,11 @@ fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     bytes.truncate(end);
     bytes
+}
+
+/// Some leave a field empty that is zero.
+fn field(raw: &[u8], parsed: io::Result<u64>) -> io::Result<u64> {
+    if raw.iter().all(|byte| matches!(byte, 0 | b' ')) { Ok(0) } else { parsed }
 }
 
 fn decimal(digits: &[u8]) -> Result<u64> {
