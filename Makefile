@@ -10,7 +10,8 @@ DESTDIR ?=
 # What is installed with apt where it is missing. A C compiler and libc's static
 # archive are there for linking; only a test's bridge to libseccomp is written in C.
 BUILD_PACKAGES = $(if $(shell command -v cc),,gcc) libc6-dev busybox-static
-TEST_PACKAGES  = $(BUILD_PACKAGES) libseccomp-dev util-linux procps strace iproute2 uidmap criu skopeo umoci
+TEST_PACKAGES  = $(BUILD_PACKAGES) libseccomp-dev util-linux procps strace iproute2 uidmap criu skopeo umoci \
+	docker-registry apache2-utils openssl
 # The kernel of the VM is fetched by its own script and not installed.
 VM_PACKAGES    = $(TEST_PACKAGES) qemu-system-x86 cpio kmod zstd xz-utils systemd dbus dbus-user-session libpam-systemd
 ENGINE_PACKAGES = $(BUILD_PACKAGES) util-linux procps iproute2 iptables docker.io containerd runc podman buildah \
@@ -55,7 +56,7 @@ apt-get -qq -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends $$m
 endef
 
 .PHONY: help build demo bundles test test-vm test-engines bench crash-matrix load conformance fuzz miri deny install clean \
-	deps deps-test deps-vm deps-engines packages-engines deps-bench deps-fuzz toolchain nightly root
+	deps deps-test deps-vm deps-engines packages-test packages-vm packages-engines deps-bench deps-fuzz toolchain nightly root
 
 help: ## List these targets
 	@echo "Ultari: a low-level OCI container runtime. Targets:"
@@ -176,21 +177,21 @@ clean: ## Remove everything that was built
 deps: ## Install the packages that building and the demo need
 	$(call apt,$(BUILD_PACKAGES))
 
-deps-test:
-	$(call apt,$(TEST_PACKAGES))
-
-deps-vm:
-	$(call apt,$(VM_PACKAGES))
-
 # What is installed may not start its daemons; the tests start them, away from the host.
-deps-engines:
+deps-test deps-vm deps-engines:
 	@policy=/usr/sbin/policy-rc.d; \
 	if [ "$$(id -u)" = 0 ] && [ ! -e $$policy ]; then \
 		trap "rm -f $$policy" EXIT INT TERM; \
 		install -m 755 /dev/null $$policy; \
 		printf '#!/bin/sh\nexit 101\n' >$$policy; \
 	fi; \
-	$(MAKE) --no-print-directory packages-engines
+	$(MAKE) --no-print-directory $(@:deps-%=packages-%)
+
+packages-test:
+	$(call apt,$(TEST_PACKAGES))
+
+packages-vm:
+	$(call apt,$(VM_PACKAGES))
 
 packages-engines:
 	$(call apt,$(ENGINE_PACKAGES))

@@ -2,6 +2,7 @@
 
 mod archive;
 mod fixture;
+mod registry;
 mod store;
 mod support;
 mod unpack;

@@ -10,7 +10,9 @@ use url::Url;
 
 use super::auth::{Auth, Challenge};
 use super::credentials::{ConfigFile, Credentials};
-use super::http::{Http, MAX_REDIRECTS, Outgoing, RegistryError, Response, is_not_tls, read_body};
+use super::http::{
+    Http, MAX_REDIRECTS, Outgoing, RegistryError, Response, may_be_plain, read_body,
+};
 use super::settings::Settings;
 use crate::image::digest::Hasher;
 use crate::image::reference::DEFAULT_REGISTRY;
@@ -115,18 +117,23 @@ impl Client {
             .with_context(|| format!("registry {registry:?}"))?;
         let http = Http::new(settings, &base);
         let mut client = Self { http, auth: Auth::new(credentials, scopes), base };
-        let mut answer = client.http.try_exchange(&Outgoing::get(client.url("")?));
         // A name without a port is port 80 then, as docker has it.
         let plain = Url::parse(&format!("http://{host}/"))?;
-        if let Err(error) = &answer
-            && client.http.settings().allows_plain(&plain)
-            && (is_not_tls(error) || client.base.port().is_none())
-        {
-            client.base = plain;
-            answer = client.http.try_exchange(&Outgoing::get(client.url("")?));
-        }
         let outgoing = Outgoing::get(client.url("")?);
-        let mut response = answer.map_err(|error| client.http.explain(&outgoing, error))?;
+        let answer = if client.http.settings().allows_plain(&plain) {
+            match client.http.exchange_once(&outgoing) {
+                // Whoever speaks no TLS says anything, or nothing, to its first bytes.
+                Err(error) if may_be_plain(&error) => {
+                    client.base = plain;
+                    client.http.exchange(&Outgoing::get(client.url("")?))
+                }
+                other => other.map_err(|error| client.http.explain(&outgoing, error)),
+            }
+        } else {
+            client.http.exchange(&outgoing)
+        };
+        let outgoing = Outgoing::get(client.url("")?);
+        let mut response = answer?;
         let challenge = match response.status() {
             StatusCode::UNAUTHORIZED => {
                 let challenge = Challenge::of(response.headers());

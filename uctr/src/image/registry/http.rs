@@ -270,14 +270,6 @@ impl Http {
     /// # Errors
     /// When there is none, in docker's words.
     pub fn exchange(&self, outgoing: &Outgoing) -> Result<Response> {
-        self.try_exchange(outgoing).map_err(|error| self.explain(outgoing, error))
-    }
-
-    /// As [`Http::exchange`], with errors as they are.
-    ///
-    /// # Errors
-    /// Those of ureq, and those of our own configuration.
-    pub fn try_exchange(&self, outgoing: &Outgoing) -> Result<Response> {
         let mut pause = FIRST_PAUSE;
         let mut tries = if outgoing.may_be_tried_again() { TRIES } else { 1 };
         loop {
@@ -287,13 +279,17 @@ impl Http {
                     sleep(wished_pause(response.headers()).unwrap_or(pause));
                 }
                 Err(error) if tries > 0 && is_broken(&error) => sleep(pause),
-                other => return other,
+                other => return other.map_err(|error| self.explain(outgoing, error)),
             }
             pause *= 3;
         }
     }
 
-    fn exchange_once(&self, outgoing: &Outgoing) -> Result<Response> {
+    /// Sends once.
+    ///
+    /// # Errors
+    /// Those of ureq, as they are, and those of our own configuration.
+    pub fn exchange_once(&self, outgoing: &Outgoing) -> Result<Response> {
         let mut request = Request::builder().method(&outgoing.method).uri(outgoing.url.as_str());
         if let Some(headers) = request.headers_mut() {
             headers.extend(outgoing.headers.clone());
@@ -381,10 +377,17 @@ fn tls_error(error: &anyhow::Error) -> Option<&rustls::Error> {
 }
 
 /// Whether whoever is there speaks something else than TLS.
-#[must_use]
-pub fn is_not_tls(error: &anyhow::Error) -> bool {
+fn is_not_tls(error: &anyhow::Error) -> bool {
     matches!(
         tls_error(error),
         Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType))
     )
+}
+
+/// Whether it seems to speak no TLS: not if it refuses ours, or if its certificate is wrong.
+#[must_use]
+pub fn may_be_plain(error: &anyhow::Error) -> bool {
+    use rustls::Error::{AlertReceived, InvalidCertificate};
+    error.is::<ureq::Error>()
+        && !matches!(tls_error(error), Some(AlertReceived(_) | InvalidCertificate(_)))
 }

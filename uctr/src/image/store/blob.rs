@@ -84,8 +84,11 @@ impl Store {
         let blob = Descriptor::new(MediaType::from(media_type), bytes.len() as u64, digest);
         if !self.has(&blob)? {
             let mut partial = self.partial(&blob)?;
-            partial.restart()?;
-            partial.write_all(bytes).context("write a blob")?;
+            // Somebody else may have put it there while we waited.
+            if !partial.there {
+                partial.restart()?;
+                partial.write_all(bytes).context("write a blob")?;
+            }
             partial.commit()?;
         }
         Ok(blob)
