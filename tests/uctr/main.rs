@@ -1,8 +1,11 @@
 //! Drives `uctr` as its users do. Everything happens in mount and network namespaces of the tests' own.
 
 mod archive;
+mod containers;
+mod crashes;
 mod fixture;
 mod registry;
 mod store;
 mod support;
+mod terminals;
 mod unpack;

@@ -75,6 +75,18 @@ pub fn output(command: &mut Command) -> Output {
     }
 }
 
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // Also after a failure nothing may be left running.
+        let folder = self.dir.path().join("data/containers");
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            if entry.file_name().len() == 64 {
+                let _ = self.command(["rm", "-f"]).arg(entry.file_name()).output();
+            }
+        }
+    }
+}
+
 impl Output {
     /// The command must have ended with 0.
     #[track_caller]
@@ -92,4 +104,76 @@ impl Output {
         }
         self
     }
+}
+
+impl Sandbox {
+    /// Brings an image `busybox` into the store: the programs of Debian's busybox-static, users
+    /// `root` and `ann` (1000, also in `video`, 44), `PATH=/bin`, and `sh` as its command. It is as if
+    /// it had been pulled; nothing that is tested takes part in making the archive.
+    pub fn with_busybox(self) -> Self {
+        self.image("busybox", &["CMD [\"sh\"]"], |_| {});
+        self
+    }
+
+    /// An image of busybox, with what `change` adds to its files, and instructions of a Dockerfile.
+    pub fn image(&self, name: &str, instructions: &[&str], change: impl FnOnce(&mut Archive)) {
+        let mut archive = tar::Builder::new(Vec::new());
+        for folder in ["bin", "etc", "root", "home/ann", "tmp"] {
+            add(
+                &mut archive,
+                tar::EntryType::Directory,
+                folder,
+                if folder == "tmp" { 0o1777 } else { 0o755 },
+                b"",
+            );
+        }
+        let busybox = std::fs::read("/bin/busybox").expect("tests need busybox-static");
+        add(&mut archive, tar::EntryType::Regular, "bin/busybox", 0o755, &busybox);
+        let list = output(Command::new("/bin/busybox").arg("--list")).ok().stdout;
+        for applet in list.lines().filter(|applet| *applet != "busybox") {
+            link(&mut archive, &format!("bin/{applet}"), "busybox");
+        }
+        let passwd = b"root:x:0:0:root:/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n";
+        add(&mut archive, tar::EntryType::Regular, "etc/passwd", 0o644, passwd);
+        let group = b"root:x:0:\nann:x:1000:\nvideo:x:44:ann\n";
+        add(&mut archive, tar::EntryType::Regular, "etc/group", 0o644, group);
+        change(&mut archive);
+        let file = self.dir.path().join("image.tar");
+        std::fs::write(&file, archive.into_inner().unwrap()).unwrap();
+        let mut args = vec!["import", "-c", "ENV PATH=/bin"];
+        for instruction in instructions {
+            args.extend(["-c", instruction]);
+        }
+        args.extend([file.to_str().unwrap(), name]);
+        self.uctr(args).ok();
+        std::fs::remove_file(&file).unwrap();
+    }
+}
+
+/// The root filesystem of an image that is being made.
+pub type Archive = tar::Builder<Vec<u8>>;
+
+/// Adds a file or a folder to an image.
+pub fn add(archive: &mut Archive, kind: tar::EntryType, path: &str, mode: u32, content: &[u8]) {
+    let mut header = header(kind);
+    header.set_mode(mode);
+    header.set_size(content.len() as u64);
+    archive.append_data(&mut header, path, content).unwrap();
+}
+
+/// Adds a symbolic link to an image.
+pub fn link(archive: &mut Archive, path: &str, target: &str) {
+    let mut header = header(tar::EntryType::Symlink);
+    archive.append_link(&mut header, path, target).unwrap();
+}
+
+fn header(kind: tar::EntryType) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_size(0);
+    header.set_mode(0o777);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ultari::container::Container as Runtime;
 
-use super::monitor::finish::{reread, settle, settled_after, wait_for_monitor};
+use super::monitor::finish::{free, reread, settle, settled_after, wait_for_monitor};
 use super::monitor::protocol::{Connection, LOOK};
 use super::record::Status;
 use super::{Container, NotFound};
@@ -60,25 +60,28 @@ impl Container {
 pub fn kill(container: &mut Container, signal: i32) -> Result<()> {
     let id = container.record.id.clone();
     settle(container)?;
-    ensure!(
-        container.state().status.is_alive(),
-        "cannot kill container: {id}: container {id} is not running"
-    );
+    let Some((runtime, pidfd)) = process(container) else {
+        bail!("cannot kill container: {id}: container {id} is not running");
+    };
     if signal == libc::SIGKILL || signal == stop_signal(container)? {
         mark_stopped(container)?;
     }
-    let pidfd = pidfd(container)?;
-    container
-        .runtime()?
-        .kill(signal, false)
-        .with_context(|| format!("cannot kill container: {id}"))?;
-    if signal == libc::SIGKILL
-        && let Some(pidfd) = pidfd
-    {
+    runtime.kill(signal, false).with_context(|| format!("cannot kill container: {id}"))?;
+    if signal == libc::SIGKILL {
         ended(&pidfd, Some(TIDY));
         tidy(container, 128 + signal)?;
     }
     Ok(())
+}
+
+/// Its first process, if it has not ended.
+fn process(container: &Container) -> Option<(Runtime, OwnedFd)> {
+    if !container.state().status.is_alive() {
+        return None;
+    }
+    let runtime = container.runtime().ok()?;
+    let (pidfd, _) = runtime.init_pidfd().ok()??;
+    Some((runtime, pidfd))
 }
 
 /// The restart policy is to leave it alone.
@@ -94,10 +97,6 @@ fn stop_signal(container: &Container) -> Result<i32> {
         Some(text) => super::parse_signal(text),
         None => Ok(libc::SIGTERM),
     }
-}
-
-fn pidfd(container: &Container) -> Result<Option<OwnedFd>> {
-    Ok(container.runtime()?.init_pidfd()?.map(|(pidfd, _)| pidfd))
 }
 
 /// Waits for the end of a process; without a limit for ever.
@@ -172,8 +171,7 @@ pub fn stop(container: &mut Container, signal: Option<i32>, seconds: Option<i64>
     };
     let seconds = seconds.or(container.record.config.stop_timeout).unwrap_or(GRACE);
     // It may just have ended.
-    let Ok(runtime) = container.runtime() else { return tidy(container, 255) };
-    let Some((pidfd, _)) = runtime.init_pidfd()? else { return tidy(container, 255) };
+    let Some((runtime, pidfd)) = process(container) else { return tidy(container, 255) };
     let _ = runtime.kill(signal, false);
     if state.status == Status::Paused {
         // Frozen, it would never hear of it.
@@ -264,9 +262,9 @@ pub fn wait(container: &mut Container) -> Result<i32> {
         let run = container.paths().container_run(&container.record.id);
         let Some(monitor) = Connection::to(&run)? else {
             // No monitor: the process itself, whose exit status nobody gets.
-            match pidfd(container) {
-                Ok(Some(pidfd)) => drop(ended(&pidfd, Some(Duration::from_secs(1)))),
-                _ => std::thread::sleep(Duration::from_millis(10)),
+            match process(container) {
+                Some((_, pidfd)) => drop(ended(&pidfd, Some(Duration::from_secs(1)))),
+                None => std::thread::sleep(Duration::from_millis(10)),
             }
             continue;
         };
@@ -316,7 +314,7 @@ fn end(container: &mut Container) -> Result<()> {
     }
     match kill(container, libc::SIGKILL) {
         // It has just ended by itself.
-        Err(_) if !container.state().status.is_alive() => tidy(container, 255),
+        Err(_) if process(container).is_none() => tidy(container, 255),
         other => other,
     }
 }
@@ -332,6 +330,8 @@ pub fn remove_stopped(container: &mut Container, volumes: bool) -> Result<()> {
         record.state.status = Status::Removing;
         Ok(())
     })?;
+    // A start that was killed may have left something.
+    free(container)?;
     let id = container.record.id.clone();
     let folder = container.folder();
     if volumes {

@@ -136,6 +136,8 @@ pub struct Reader {
     rest: Vec<u8>,
     /// In the middle of a line of stdout, of stderr.
     inside: [bool; 2],
+    /// Beginnings of lines that lie before what is read.
+    begun: [Option<Vec<u8>>; 2],
 }
 
 impl Reader {
@@ -145,7 +147,14 @@ impl Reader {
     /// When it can't be read or written.
     pub fn open(folder: &Path, wanted: Wanted, out: &mut Sink) -> Result<Self> {
         let path = folder.join(FILE);
-        let mut reader = Self { path, wanted, file: None, rest: Vec::new(), inside: [false; 2] };
+        let mut reader = Self {
+            path,
+            wanted,
+            file: None,
+            rest: Vec::new(),
+            inside: [false; 2],
+            begun: [None, None],
+        };
         let mut files = Vec::new();
         for number in 0.. {
             match File::open(numbered(&reader.path, number)) {
@@ -158,7 +167,7 @@ impl Reader {
         for (index, file) in files.iter_mut().enumerate() {
             first = index;
             if let Some(count) = &mut missing {
-                seek_back(file, count)?;
+                reader.begun = seek_back(file, count)?;
                 if *count == 0 {
                     break;
                 }
@@ -217,6 +226,10 @@ impl Reader {
     fn print(&mut self, line: &[u8], out: &mut Sink) -> Result<()> {
         let Some((time, stream, full, text)) = parse(line) else { return Ok(()) };
         let index = usize::from(stream == Stream::Stderr);
+        if let Some(mut begun) = self.begun[index].take() {
+            begun.push(b'\n');
+            self.print(&begun, out)?;
+        }
         let (since, until) = (self.wanted.since, self.wanted.until);
         if since.is_some() || until.is_some() {
             let Ok(time) = time.parse::<Timestamp>() else { return Ok(()) };
@@ -251,59 +264,90 @@ fn parse(line: &[u8]) -> Option<(&str, Stream, bool, &[u8])> {
     Some((time, stream, words.next()? == "F", text))
 }
 
-/// Goes to where the last `count` lines begin; what the file lacks of them is left in `count`.
-fn seek_back(file: &mut File, count: &mut u64) -> Result<()> {
-    const CHUNK: u64 = 64 * 1024;
-    let mut end = file.seek(SeekFrom::End(0)).context("size of the log")?;
-    // The bytes from `end` on, as far back as the beginning of a record isn't found yet.
-    let mut tail: Vec<u8> = Vec::new();
-    let mut position = end;
-    // A line that is not ended yet is one too.
-    let mut last = true;
-    loop {
-        // Records in `tail`, the last first, of which the beginning is certain.
-        while let Some(newline) = before_last(&tail) {
-            let record = &tail[newline + 1..];
-            if is_end_of_line(record, last) {
-                if *count == 0 {
-                    file.seek(SeekFrom::Start(end)).context("seek in the log")?;
-                    return Ok(());
-                }
-                *count -= 1;
+/// The records of a log, the last first.
+struct Backward<'a> {
+    file: &'a mut File,
+    /// What was read reaches back to here.
+    position: u64,
+    /// As far as it wasn't given out.
+    rest: Vec<u8>,
+}
+
+impl<'a> Backward<'a> {
+    fn new(file: &'a mut File) -> Result<Self> {
+        let position = file.seek(SeekFrom::End(0)).context("size of the log")?;
+        Ok(Self { file, position, rest: Vec::new() })
+    }
+
+    fn next(&mut self) -> Result<Option<Vec<u8>>> {
+        const CHUNK: u64 = 64 * 1024;
+        loop {
+            let inner = self.rest.len().saturating_sub(1);
+            if let Some(newline) = self.rest[..inner].iter().rposition(|byte| *byte == b'\n') {
+                return Ok(Some(self.rest.split_off(newline + 1)));
             }
-            last = false;
-            end -= record.len() as u64;
-            tail.truncate(newline + 1);
-        }
-        if position == 0 {
-            if !tail.is_empty() && is_end_of_line(&tail, last) {
-                if *count == 0 {
-                    file.seek(SeekFrom::Start(end)).context("seek in the log")?;
-                    return Ok(());
-                }
-                *count -= 1;
+            if self.position == 0 {
+                let first = std::mem::take(&mut self.rest);
+                return Ok(Some(first).filter(|record| !record.is_empty()));
             }
-            file.seek(SeekFrom::Start(0)).context("seek in the log")?;
-            return Ok(());
+            let size = CHUNK.min(self.position);
+            self.position -= size;
+            self.file.seek(SeekFrom::Start(self.position)).context("seek in the log")?;
+            let mut chunk = vec![0; size as usize];
+            self.file.read_exact(&mut chunk).context("read the log")?;
+            chunk.append(&mut self.rest);
+            self.rest = chunk;
         }
-        let size = CHUNK.min(position);
-        position -= size;
-        file.seek(SeekFrom::Start(position)).context("seek in the log")?;
-        let mut chunk = vec![0; size as usize];
-        file.read_exact(&mut chunk).context("read the log")?;
-        chunk.append(&mut tail);
-        tail = chunk;
+    }
+
+    /// Where the record begins that was given out last.
+    fn place(&self) -> u64 {
+        self.position + self.rest.len() as u64
     }
 }
 
-fn is_end_of_line(record: &[u8], last: bool) -> bool {
-    parse(record).is_some_and(|(_, _, full, _)| full || last)
-}
-
-/// The newline before the last record of `bytes`, which ends in one.
-fn before_last(bytes: &[u8]) -> Option<usize> {
-    let inner = bytes.len().checked_sub(1)?;
-    bytes[..inner].iter().rposition(|byte| *byte == b'\n')
+/// Goes to where the last `count` lines begin; what the file lacks of them is left in `count`. Where
+/// a line of theirs began before others did, in the other stream, that beginning is returned.
+fn seek_back(file: &mut File, count: &mut u64) -> Result<[Option<Vec<u8>>; 2]> {
+    /// So many records are looked at for such beginnings.
+    const MOST: u32 = 1024;
+    let mut begun = [None, None];
+    let mut records = Backward::new(file)?;
+    let mut place = records.place();
+    // A line that is not ended yet is one too.
+    let mut last = true;
+    let mut open = [true; 2];
+    let mut extra = 0;
+    while let Some(record) = records.next()? {
+        let Some((_, stream, full, text)) = parse(&record) else { continue };
+        let index = usize::from(stream == Stream::Stderr);
+        let ends = std::mem::take(&mut last) | full;
+        if extra == 0 && ends {
+            if *count == 0 {
+                extra = 1;
+            } else {
+                *count -= 1;
+            }
+        }
+        if extra == 0 {
+            place = records.place();
+            continue;
+        }
+        open[index] &= !ends;
+        if open[index] {
+            let mut earlier = record[..record.len().min(PREFIX)].to_vec();
+            earlier.extend_from_slice(text);
+            let later: Option<Vec<u8>> = begun[index].take();
+            earlier.extend_from_slice(later.as_deref().map_or(&[], |later| &later[PREFIX..]));
+            begun[index] = Some(earlier);
+        }
+        extra += 1;
+        if open == [false; 2] || extra > MOST {
+            break;
+        }
+    }
+    file.seek(SeekFrom::Start(place)).context("seek in the log")?;
+    Ok(begun)
 }
 
 /// Standard output and error, buffered.
@@ -367,7 +411,7 @@ mod tests {
     fn tail(text: &str, mut count: u64) -> (String, u64) {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(text.as_bytes()).unwrap();
-        seek_back(&mut file, &mut count).unwrap();
+        assert_eq!(seek_back(&mut file, &mut count).unwrap(), [None, None]);
         let mut rest = String::new();
         file.read_to_string(&mut rest).unwrap();
         (rest, count)
@@ -390,6 +434,17 @@ mod tests {
         assert_eq!(tail(&all, 4), (all.clone(), 0));
         assert_eq!(tail(&all, 9), (all, 5));
         assert_eq!(tail("", 9), (String::new(), 9));
+    }
+
+    #[test]
+    fn a_line_may_begin_before_the_last_of_the_other_stream() {
+        let mut file = tempfile::tempfile().unwrap();
+        let two = record('F', "two").replace("stdout", "stderr");
+        let log = [record('P', "th"), record('P', "ree"), two, record('F', " and more")].concat();
+        file.write_all(log.as_bytes()).unwrap();
+        let [out, err] = seek_back(&mut file, &mut 1).unwrap();
+        assert_eq!(out.unwrap()[PREFIX..], *b"three");
+        assert_eq!(err, None);
     }
 
     #[test]

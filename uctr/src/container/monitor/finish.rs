@@ -77,7 +77,10 @@ pub fn failed_start(container: &mut Container, error: &anyhow::Error, restarted:
 }
 
 /// Takes away its network, and what the runtime has of it.
-fn free(container: &Container) -> Result<()> {
+///
+/// # Errors
+/// When something can't be freed.
+pub fn free(container: &Container) -> Result<()> {
     let record = &container.record;
     let detached = match record.wishes.is_empty() {
         true => Ok(()),

@@ -286,6 +286,8 @@ fn make(
 ) -> Result<Running> {
     let paths = &orders.paths;
     if !restarted {
+        // A start that was killed may have left something.
+        finish::free(container)?;
         nix::unistd::chdir("/").context("change into /")?;
         mount_rootfs(container)?;
     }
