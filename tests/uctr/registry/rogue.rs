@@ -75,8 +75,9 @@ impl Rogue {
 fn serve(stream: &TcpStream, log: &Mutex<Vec<Request>>, handler: &Handler) {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
-    // Whoever tries TLS first says nothing that is text.
-    if reader.read_line(&mut line).is_err() {
+    // A line never ends where TLS is tried first: that begins with 0x16.
+    let is_tls = reader.fill_buf().is_ok_and(|start| start.first() == Some(&0x16));
+    if is_tls || reader.read_line(&mut line).is_err() {
         return;
     }
     let words: Vec<&str> = line.split_whitespace().collect();

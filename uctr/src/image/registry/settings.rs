@@ -26,6 +26,8 @@ const FOLDERS: [&str; 2] = ["/etc/ultari", "/etc/docker"];
 /// Whoever is silent for so long has gone.
 const SILENCE: Duration = Duration::from_secs(120);
 const CONNECT: Duration = Duration::from_secs(30);
+/// This machine answers sooner. It can be that it speaks no TLS and waits for the end of a line.
+const CONNECT_HERE: Duration = Duration::from_secs(10);
 
 /// What is configured of registries.
 #[derive(Debug, Default)]
@@ -117,7 +119,7 @@ impl Settings {
             // What is compressed is a blob, and its digest is that of the compressed bytes.
             .accept_encoding("identity");
         if is_loopback(url) {
-            config = config.proxy(None);
+            config = config.proxy(None).timeout_connect(Some(CONNECT_HERE));
         }
         if url.scheme() == "https" {
             config = config.tls_config(self.tls(url)?);
