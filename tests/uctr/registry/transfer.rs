@@ -34,6 +34,50 @@ fn s1_s19_pull_tells_layers_digest_and_status() {
 }
 
 #[test]
+fn s1_create_and_run_pull_what_is_not_here() {
+    let sandbox = Sandbox::new();
+    let _registry = Registry::plain(&sandbox);
+    fill(&layout(&sandbox, "image", &[("/a", b"a")]), "localhost:5000/web", &[]);
+    let name = "localhost:5000/web";
+    let words = "No such image: localhost:5000/web:latest";
+    let out = sandbox.uctr(["create", "--pull", "never", name, "/a"]);
+    assert!(matches!(out.code, 1 | 125), "{}", out.code);
+    assert!(out.stderr.contains(words), "{}", out.stderr);
+    let out = sandbox.uctr(["create", name, "/a"]).ok();
+    // What is told of it does not get between the ID and who reads it.
+    assert_eq!(out.stdout.trim().len(), 64, "{}", out.stdout);
+    for line in [
+        "Unable to find image 'localhost:5000/web:latest' locally\n",
+        "latest: Pulling from web\n",
+        ": Pull complete\n",
+        "Status: Downloaded newer image for localhost:5000/web:latest\n",
+    ] {
+        assert!(out.stderr.contains(line), "no {line:?}: {}", out.stderr);
+    }
+    assert_eq!(sandbox.uctr(["create", name, "/a"]).ok().stderr, "");
+    let out = sandbox.uctr(["create", "--pull", "always", name, "/a"]).ok();
+    assert!(!out.stderr.contains("Unable to find"), "{}", out.stderr);
+    let status = "Status: Image is up to date for localhost:5000/web:latest\n";
+    assert!(out.stderr.ends_with(status), "{}", out.stderr);
+}
+
+#[test]
+fn a_terminal_shows_bars() {
+    let sandbox = Sandbox::new();
+    let image = Fake::new(&b"bars".repeat(1 << 16));
+    let rogue = Rogue::new(move |request| image.reply(request));
+    let name = format!("{}/bars", rogue.address);
+    let pull = sandbox.command(["pull", &name]);
+    let words = std::iter::once(pull.get_program()).chain(pull.get_args());
+    let line: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
+    let out = tool("script", &["-qefc", &line.join(" "), "/dev/null"]).stdout;
+    assert!(out.contains("\u{1b}["), "{out:?}");
+    assert!(out.contains(": Pull complete"), "{out:?}");
+    assert!(out.contains(&format!("Status: Downloaded newer image for {name}:latest")), "{out:?}");
+    assert_eq!(unpacked(&sandbox, "f").len(), 1);
+}
+
+#[test]
 fn s20_a_layer_that_another_image_brought_already_exists() {
     let sandbox = Sandbox::new();
     let _registry = Registry::plain(&sandbox);
