@@ -360,3 +360,90 @@ fn a_bundle_says_what_the_image_runs() {
     assert_eq!(process["user"]["additionalGids"], serde_json::json!([55]));
     assert_eq!(spec["annotations"]["x"], "y");
 }
+
+/// Docker's daemon, without a network and with everything of it in the sandbox.
+struct Docker {
+    daemon: std::process::Child,
+    socket: String,
+}
+
+impl Docker {
+    fn start(sandbox: &Sandbox) -> Self {
+        let none = None::<&str>;
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("run"), "/run", Some("tmpfs"), flags, none).unwrap();
+        let path = |name: &str| sandbox.dir.path().join(name).to_str().unwrap().to_owned();
+        let (data, log) = (path("docker-data"), path("docker.log"));
+        let log = fs::File::create(log).unwrap();
+        let daemon = Command::new("dockerd")
+            .args([
+                "--data-root",
+                &data,
+                "--exec-root",
+                "/run/docker",
+                "--pidfile",
+                "/run/docker.pid",
+            ])
+            .args(["--host", "unix:///run/docker.sock", "--storage-driver", "vfs", "--bridge=none"])
+            .args(["--iptables=false", "--ip6tables=false", "--ip-forward=false"])
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let docker = Self { daemon, socket: "unix:///run/docker.sock".to_owned() };
+        let is_up = || docker.command(&["version"]).output().unwrap().status.success();
+        let up = (0..200).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            is_up()
+        });
+        assert!(up, "{}", fs::read_to_string(path("docker.log")).unwrap());
+        docker
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("docker");
+        // The daemon may be older than the client.
+        command.args(["--host", &self.socket]).args(args).env("DOCKER_API_VERSION", "1.41");
+        command
+    }
+
+    fn ok(&self, args: &[&str]) -> String {
+        output(&mut self.command(args)).ok().stdout
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.daemon.id().try_into().unwrap());
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let _ = self.daemon.wait();
+    }
+}
+
+#[test]
+fn s13_docker_loads_what_is_saved_and_the_other_way_round() {
+    let is_there = |program: &str| {
+        Command::new(program).arg("--version").stdout(Stdio::null()).status().is_ok()
+    };
+    if !is_there("dockerd") || !is_there("docker") {
+        println!("skipped s13_docker_loads_what_is_saved_and_the_other_way_round: no dockerd here");
+        return;
+    }
+    let sandbox = Sandbox::new();
+    // Its daemon knows zstd only from version 23 on.
+    let archive = archive_with(&sandbox, "user/one:1", Compression::Gzip);
+    sandbox.uctr(["load", "-q", "-i", archive.to_str().unwrap()]).ok();
+    let id = sandbox.uctr(["images", "-q", "--no-trunc"]).ok().stdout;
+    let saved = sandbox.dir.path().join("saved.tar");
+    let saved = saved.to_str().unwrap();
+    sandbox.uctr(["save", "-o", saved, "user/one:1"]).ok();
+    let docker = Docker::start(&sandbox);
+    assert_eq!(docker.ok(&["load", "-q", "-i", saved]), "Loaded image: user/one:1\n");
+    assert_eq!(docker.ok(&["images", "-q", "--no-trunc"]), id);
+    docker.ok(&["tag", "user/one:1", "from-docker:1"]);
+    docker.ok(&["save", "-o", saved, "from-docker:1"]);
+    sandbox.uctr(["rmi", "user/one:1"]).ok();
+    let said = sandbox.uctr(["load", "-i", saved]).ok().stdout;
+    assert_eq!(said, "Loaded image: from-docker:1\n");
+    assert_eq!(sandbox.uctr(["images", "-q", "--no-trunc"]).ok().stdout, id);
+}
