@@ -18,7 +18,7 @@ ENGINE_PACKAGES = $(BUILD_PACKAGES) util-linux procps iproute2 iptables docker.i
 	conmon catatonit netavark aardvark-dns slirp4netns fuse-overlayfs uidmap \
 	containernetworking-plugins \
 	protobuf-compiler python3-grpcio python3-protobuf python3-websocket
-BENCH_PACKAGES = $(BUILD_PACKAGES) util-linux crun runc hyperfine
+BENCH_PACKAGES = $(BUILD_PACKAGES) util-linux crun runc hyperfine skopeo umoci
 
 # Static programs: an explicit --target keeps +crt-static away from build scripts
 # and procedural macros, which must stay dynamically linked.
@@ -55,7 +55,7 @@ apt-get -qq -o DPkg::Lock::Timeout=600 update && \
 apt-get -qq -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends $$missing >/dev/null
 endef
 
-.PHONY: help build demo bundles test test-vm test-engines bench crash-matrix load conformance fuzz miri deny install clean \
+.PHONY: help build demo bundles test test-vm test-engines bench bench-unpack crash-matrix load conformance fuzz miri deny install clean \
 	deps deps-test deps-vm deps-engines packages-test packages-vm packages-engines deps-bench deps-fuzz toolchain nightly root
 
 help: ## List these targets
@@ -114,6 +114,10 @@ test-vm: root deps-vm $(if $(filter bin/ultari,$(ULTARI)),build) ## Run the test
 bench: root deps-bench build ## Compare with crun, runc and the kernel's own floor
 	cargo build $(CARGO_ARGS) --release --example floor
 	ULTARI=$(ULTARI) FLOOR=$(RELEASE)/examples/floor OUT=$(TARGET_DIR)/bench benches/run
+
+bench-unpack: root deps-bench build ## Unpack an image of 600 MB and 25,000 files beside umoci and podman
+	cargo build $(CARGO_ARGS) --release -p uctr
+	UCTR=$(RELEASE)/uctr OUT=$(TARGET_DIR)/bench benches/uctr-unpack
 
 test-engines: root deps-engines $(if $(filter bin/ultari,$(ULTARI)),build) ## Drive Docker, containerd, CRI, Podman and Buildah: ENGINES="docker cri"
 	ULTARI="$(ULTARI)" tests/engines/run $(ENGINES)
