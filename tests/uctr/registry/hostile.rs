@@ -76,6 +76,28 @@ fn a_server_without_ranges_sends_all_again() {
 }
 
 #[test]
+fn another_part_than_asked_for_is_not_taken() {
+    let sandbox = Sandbox::new();
+    let image = image();
+    // The second answer begins later than it should, the third is right.
+    let asked = AtomicUsize::new(0);
+    let rogue =
+        with_layer(&image, move |request, layer| match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => Reply::new(200, layer).cut(500_000),
+            1 => {
+                let range = format!("bytes 600000-{}/{}", layer.len() - 1, layer.len());
+                Reply::new(206, &layer[600_000..]).header("Content-Range", &range)
+            }
+            _ => ranged(request, layer),
+        });
+    sandbox.uctr(["pull", &format!("{}/part", rogue.address)]).ok();
+    assert_eq!(unpacked(&sandbox, "f").len(), 1);
+    let asked = rogue.seen(&sha256(&image.layer));
+    assert_eq!(asked.len(), 3);
+    assert!(!asked[2].headers.contains_key("range"));
+}
+
+#[test]
 fn a_download_that_is_always_cut_is_given_up_and_gone_on_with_later() {
     let sandbox = Sandbox::new();
     let image = image();
@@ -415,6 +437,16 @@ fn a_registry_that_is_busy_is_asked_again() {
 
 #[test]
 fn a_push_that_breaks_goes_on_in_parts() {
+    push_after(0);
+}
+
+#[test]
+fn a_push_to_a_server_in_trouble_goes_on_in_parts() {
+    push_after(500);
+}
+
+/// The status is what the first try gets.
+fn push_after(status: u16) {
     let sandbox = Sandbox::new();
     let image = image();
     let honest = with_layer(&image, ranged);
@@ -432,7 +464,7 @@ fn a_push_that_breaks_goes_on_in_parts() {
             "POST" => Reply::new(202, "").header("Location", place),
             // Half of it arrived before the server fell over.
             "PUT" if path.contains(&digest.replace(':', "%3A")) && request.body.len() == size => {
-                Reply::new(500, "")
+                Reply::new(status, "")
             }
             "PUT" => Reply::new(201, ""),
             "GET" if path.contains("/uploads/") => {

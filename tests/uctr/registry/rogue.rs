@@ -24,6 +24,7 @@ pub struct Request {
 /// What is answered.
 #[derive(Clone, Debug)]
 pub struct Reply {
+    /// With 0 the connection breaks without an answer.
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
@@ -100,7 +101,9 @@ fn serve(stream: &TcpStream, log: &Mutex<Vec<Request>>, handler: &Handler) {
     let request = Request { method, path, headers, body };
     let reply = handler(&request);
     log.lock().unwrap().push(request.clone());
-    let _ = answer(stream, &request, &reply);
+    if reply.status != 0 {
+        let _ = answer(stream, &request, &reply);
+    }
 }
 
 fn answer(mut stream: &TcpStream, request: &Request, reply: &Reply) -> std::io::Result<()> {

@@ -73,7 +73,8 @@ impl ConfigFile {
         let folder = match (std::env::var_os("DOCKER_CONFIG"), std::env::var_os("HOME")) {
             (Some(folder), _) if !folder.is_empty() => PathBuf::from(folder),
             (_, Some(home)) => PathBuf::from(home).join(".docker"),
-            _ => bail!("find docker's config.json: neither DOCKER_CONFIG nor HOME is set"),
+            // Services have no HOME.
+            _ => PathBuf::from("/root/.docker"),
         };
         Self::read(folder.join("config.json"))
     }

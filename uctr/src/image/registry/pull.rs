@@ -390,12 +390,15 @@ impl<'a> Pull<'a> {
         while partial.offset() < blob.size() {
             let offset = partial.offset();
             let mut response = client.blob(&name.repository, blob.digest(), offset)?;
-            if !begins_at(&response, offset) {
+            let begin = begin(&response);
+            if begin != Some(offset) {
                 partial.restart()?;
             }
-            if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
-                tries =
-                    tries.checked_sub(1).context("the registry has less than its manifest says")?;
+            // What begins somewhere in the middle, or nowhere, is of no use.
+            if begin != Some(partial.offset()) {
+                tries = tries
+                    .checked_sub(1)
+                    .context("the registry sends another part than asked for")?;
                 continue;
             }
             let ended = receive(&mut response, partial, done, stop)?;
@@ -420,16 +423,16 @@ impl<'a> Pull<'a> {
     }
 }
 
-/// Whether a response has the blob from that byte on.
-fn begins_at(response: &Response, offset: u64) -> bool {
-    if response.status() != StatusCode::PARTIAL_CONTENT {
-        return offset == 0;
+/// From which byte of the blob on a response has it.
+fn begin(response: &Response) -> Option<u64> {
+    match response.status() {
+        StatusCode::OK => Some(0),
+        StatusCode::PARTIAL_CONTENT => {
+            let range = response.headers().get(header::CONTENT_RANGE)?.to_str().ok()?;
+            range.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok()
+        }
+        _ => None,
     }
-    let range = response.headers().get(header::CONTENT_RANGE);
-    let first = range
-        .and_then(|value| value.to_str().ok()?.strip_prefix("bytes ")?.split_once('-'))
-        .and_then(|(first, _)| first.parse::<u64>().ok());
-    first == Some(offset)
 }
 
 /// Writes what comes; the inner result is how the connection ended.

@@ -81,7 +81,18 @@ pub fn push(store: &Store, name: &Reference, insecure: &[String], output: Output
     client
         .put_manifest(repository, &tag, &media_type, bytes)
         .with_context(|| format!("push the manifest of {familiar}"))?;
+    remember(store, name, &image)?;
     progress.say(format_args!("{tag}: digest: {} size: {size}", image.manifest.digest()));
+    Ok(())
+}
+
+/// The registry has that digest for the name now: `inspect` shows it.
+fn remember(store: &Store, name: &Reference, image: &Image) -> Result<()> {
+    let now = store.find(&name.to_string())?;
+    if now.is_some_and(|now| now.manifest.digest() == image.manifest.digest()) {
+        let digest = Some(image.manifest.digest().clone());
+        store.tag(&Reference { digest, ..name.clone() }, &image.manifest)?;
+    }
     Ok(())
 }
 
