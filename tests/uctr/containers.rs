@@ -703,3 +703,60 @@ fn a_closed_output_ends_the_client_only() {
     assert_eq!(host.status("loud"), "running");
     host.uctr(&["rm", "-f", "loud"]).ok();
 }
+
+/// CVE-2019-5736: a container must not be able to write to the program that runs it.
+#[test]
+fn cve_2019_5736_the_program_is_sealed() {
+    let host = Host::new();
+    let id = host.service("web", &[]);
+    let mut command = host.0.command(["exec", "web", "sh", "-c", "echo up; sleep 1000"]);
+    let mut client = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut buffer = [0; 3];
+    std::io::Read::read_exact(&mut client.stdout.take().unwrap(), &mut buffer).unwrap();
+    for pid in [crate::crashes::monitor(&id).unwrap().as_raw() as u32, client.id()] {
+        let file = std::fs::File::open(format!("/proc/{pid}/exe")).unwrap();
+        let flags = nix::sys::statvfs::fstatvfs(&file).unwrap().flags();
+        assert!(flags.contains(nix::sys::statvfs::FsFlags::ST_RDONLY), "process {pid}");
+    }
+    client.kill().unwrap();
+    client.wait().unwrap();
+}
+
+#[test]
+fn s97_s99_links() {
+    let host = Host::new();
+    let run = |args: &[&str]| host.uctr(&[&["run"], args].concat());
+    run(&["-d", "--name", "web3", "--expose", "80", "-e", "KEY=v", "busybox", "sleep", "1000"])
+        .ok();
+    let script = "echo $APACHE_PORT_80_TCP_PORT $APACHE_PORT_80_TCP_PROTO $APACHE_ENV_KEY; \
+                  ping -c 1 -W 5 apache > /dev/null && echo reached";
+    let said = run(&["--rm", "--link", "web3:apache", "busybox", "sh", "-c", script]);
+    assert_eq!(said.ok().stdout, "80 tcp v\nreached\n");
+    run(&["--rm", "--link", "nope", "busybox", "true"])
+        .fails(125, &["could not get container for nope"]);
+    host.uctr(&["stop", "-t", "0", "web3"]).ok();
+    run(&["--rm", "--link", "web3", "busybox", "true"])
+        .fails(125, &["Cannot link to a non running container: /web3 AS /"]);
+    host.uctr(&["rm", "web3"]).ok();
+    assert_eq!(host.ids(), [""; 0]);
+}
+
+#[test]
+fn attached_streams_can_be_chosen() {
+    let host = Host::new();
+    let said = host.run(&["--rm", "-a", "stderr"], &["sh", "-c", "echo out; echo err >&2"]).ok();
+    assert_eq!((said.stdout.as_str(), said.stderr.as_str()), ("", "err\n"));
+    host.run(&["-a", "nope"], &["true"])
+        .fails(125, &["valid streams are STDIN, STDOUT and STDERR"]);
+}
+
+#[test]
+fn cgroup_parent_is_used() {
+    let host = Host::new();
+    let parent = format!("/ultari-test-{}", std::process::id());
+    let said = host.run(
+        &["--rm", "--cgroupns", "host", "--cgroup-parent", &parent],
+        &["cat", "/proc/self/cgroup"],
+    );
+    assert!(said.ok().stdout.contains(&format!("{parent}/")));
+}

@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use crate::containers::Host;
 
 /// The monitor of a container: the process whose command line has its ID.
-fn monitor(id: &str) -> Option<Pid> {
+pub fn monitor(id: &str) -> Option<Pid> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Pid::from_raw).find(
         |pid| {

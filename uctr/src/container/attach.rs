@@ -13,8 +13,8 @@ use ultari::console::RawMode;
 use ultari::sys::fs::standard_stream;
 use ultari::sys::tty::{WindowSize, window_size};
 
-use super::Container;
 use super::monitor::protocol::{Connection, END_OF_INPUT, EXIT, INPUT, MAX_DATA, STDERR, STDOUT};
+use super::{Container, lifecycle};
 
 /// How the caller is attached.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct Options {
     pub terminal: bool,
     /// Leaves the container when typed.
     pub detach_keys: Vec<u8>,
+    /// Its output and its errors are shown.
+    pub shown: [bool; 2],
     /// Signals go to the program.
     pub signals: bool,
 }
@@ -168,6 +170,7 @@ pub fn run(
         },
         input: options.input,
         terminal: options.terminal,
+        shown: options.shown,
         signals: options.signals,
     };
     loop {
@@ -190,6 +193,7 @@ struct Session<'a> {
     keys: Keys,
     input: bool,
     terminal: bool,
+    shown: [bool; 2],
     signals: bool,
 }
 
@@ -225,7 +229,7 @@ impl Session<'_> {
                 std::process::exit(128 + number);
             }
             // It may just have ended.
-            let _ = self.container.runtime().and_then(|runtime| runtime.kill(number, false));
+            let _ = lifecycle::kill(&mut self.container.clone(), number);
         }
         Ok(())
     }
@@ -259,8 +263,8 @@ impl Session<'_> {
         let mut buffer = [0; MAX_DATA + 1];
         let packet = self.monitor.receive(&mut buffer).context("hear from the monitor")?;
         let result = match packet {
-            Some((STDOUT, data)) => write_all(&mut std::io::stdout().lock(), data),
-            Some((STDERR, data)) => write_all(&mut std::io::stderr().lock(), data),
+            Some((STDOUT, data)) if self.shown[0] => write_all(&mut std::io::stdout().lock(), data),
+            Some((STDERR, data)) if self.shown[1] => write_all(&mut std::io::stderr().lock(), data),
             Some((EXIT, data)) => {
                 let bytes = data.try_into().context("exit status of four bytes")?;
                 return Ok(Some(i32::from_le_bytes(bytes)));

@@ -90,6 +90,7 @@ fn try_run(paths: &Paths, args: &Run) -> Result<u8> {
         input: attached[0] && create.interactive,
         terminal: create.tty,
         detach_keys: keys,
+        shown: [attached[1], attached[2]],
         signals: create.sig_proxy,
     };
     let wants = crate::container::monitor::protocol::WANTS_OUTPUT;

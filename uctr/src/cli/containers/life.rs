@@ -282,6 +282,7 @@ fn start_all(paths: &Paths, args: &Start) -> Result<u8> {
         input,
         terminal: config.tty,
         detach_keys: parse_keys(&args.detach_keys)?,
+        shown: [true; 2],
         signals: true,
     };
     attach::check_terminal(input, config.tty)?;
@@ -347,6 +348,8 @@ fn show_logs(paths: &Paths, args: &Logs) -> Result<u8> {
 }
 
 fn exec(paths: &Paths, args: &Exec) -> Result<u8> {
+    // A process of the container sees this one for a moment, and must not get at its file.
+    ultari::seal::ensure()?;
     let container = find(paths, &args.container)?;
     if !args.detach {
         attach::check_terminal(args.interactive, args.tty)?;
@@ -397,6 +400,7 @@ fn attach(paths: &Paths, args: &Attach) -> Result<u8> {
         input,
         terminal: config.tty,
         detach_keys: parse_keys(&args.detach_keys)?,
+        shown: [true; 2],
         signals: args.sig_proxy,
     };
     let signals = Signals::block()?;

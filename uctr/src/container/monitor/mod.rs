@@ -21,9 +21,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl, open};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::Mode;
 use nix::unistd::pipe2;
 use ultari::launch::{self, Child, Options};
 use ultari::sys::fs::{dup_onto, standard_stream, take_inherited};
@@ -112,7 +113,11 @@ impl Orders {
         let env: Vec<CString> = std::env::vars_os()
             .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()))
             .collect::<Result<_, _>>()?;
-        let errno = ultari::sys::process::execve(c"/proc/self/exe", &args, &env);
+        // By descriptor, so that it is known to be the sealed file still.
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+        let program =
+            open("/proc/self/exe", flags, Mode::empty()).context("open /proc/self/exe")?;
+        let errno = ultari::sys::process::execveat(&program, c"", &args, &env);
         Err(errno).context("execute /proc/self/exe")
     }
 }
