@@ -43,8 +43,11 @@ pub fn write(network: &Network, published: &[Published]) -> Result<()> {
 /// Removes the table of a network without members, and with the last one all that is ours.
 pub fn remove(network: &Network) -> Result<()> {
     let table = network.table();
-    nft(&format!("add table ip {table}\ndelete table ip {table}\n"))
-        .with_context(|| format!("firewall of network {}", network.name))?;
+    match nft(&format!("add table ip {table}\ndelete table ip {table}\n")) {
+        // Then there are no tables either.
+        Err(error) if is_missing(&error) => return Ok(()),
+        other => other.with_context(|| format!("firewall of network {}", network.name))?,
+    };
     let tables = nft("list tables ip\n")?;
     let mut ours = tables.split_whitespace().filter(|word| word.starts_with("uctr_"));
     // Another --root may have members in this network namespace too.
@@ -148,6 +151,11 @@ fn translation(member: &Published, port: &PortMapping) -> Result<String> {
     let target = port.container_port;
     writeln!(rule, "{protocol} dport {host_port} dnat to {address}:{target} comment \"{short}\"")?;
     Ok(rule)
+}
+
+fn is_missing(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<std::io::Error>();
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// Runs nft(8) with a script; all of it or nothing takes effect.

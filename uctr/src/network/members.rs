@@ -334,7 +334,11 @@ impl<'a> State<'a> {
             dns: member.dns.iter().filter_map(|server| server.parse().ok()).collect(),
             proxy: None,
         };
-        self.check_ports(member)?;
+        let external = || {
+            let Member { id, name, .. } = member;
+            format!("driver failed programming external connectivity on endpoint {name} ({id})")
+        };
+        self.check_ports(member).with_context(external)?;
         for wish in member.wishes {
             let endpoint = self.plan(&record, wish, inside)?;
             record.endpoints.push(endpoint);
@@ -343,10 +347,7 @@ impl<'a> State<'a> {
         for endpoint in &record.endpoints {
             self.plug(&record, endpoint, member.namespace, inside)?;
         }
-        self.publish(&mut record, member.ports).with_context(|| {
-            let Member { id, name, .. } = member;
-            format!("driver failed programming external connectivity on endpoint {name} ({id})")
-        })?;
+        self.publish(&mut record, member.ports).with_context(external)?;
         for endpoint in &record.endpoints {
             self.refresh(&endpoint.network_id)?;
         }

@@ -274,6 +274,7 @@ fn known(question: &Message, asking: &Record, members: &[Record]) -> Option<Repl
     let turn = usize::from(question.metadata.id) % answers.len().max(1);
     answers.rotate_left(turn);
     let mut response = response(question, ResponseCode::NoError);
+    response.metadata.authoritative = true;
     response.add_answers(answers);
     Some(emit(&response))
 }
