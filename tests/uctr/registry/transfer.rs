@@ -219,6 +219,8 @@ fn an_index_gives_the_image_of_the_platform() {
     let out = sandbox.uctr(["pull", "--platform", "linux/arm64", &name]).ok().stdout;
     assert!(out.contains(&format!("Digest: {root}\n")), "{out}");
     assert_eq!(unpacked(&sandbox, "f"), [b"arm64"]);
+    // What a registry has for a name is the index, and so is what users pin.
+    assert_eq!(repo_digests(&sandbox, &name), [format!("{name}@{root}")]);
     sandbox.uctr(["pull", "--platform", "linux/s390x", &name]).ok();
     assert_eq!(unpacked(&sandbox, "f").len(), 2);
     let words = ["no matching manifest for linux/mips64le in the manifest list entries"];
@@ -235,6 +237,12 @@ fn an_image_for_another_platform_is_refused_if_one_is_asked_for() {
     sandbox.uctr(["pull", "--platform", "linux/arm64", &name]).fails(1, &words);
     assert!(names(&sandbox).is_empty());
     sandbox.uctr(["pull", "--platform", "linux/s390x", &name]).ok();
+}
+
+fn repo_digests(sandbox: &Sandbox, name: &str) -> Vec<String> {
+    let out = sandbox.uctr(["image", "inspect", name]).ok().stdout;
+    let all: serde_json::Value = serde_json::from_str(&out).unwrap();
+    serde_json::from_value(all[0]["RepoDigests"].clone()).unwrap()
 }
 
 #[test]
@@ -264,6 +272,12 @@ fn s15_push_sends_what_skopeo_and_we_read_back() {
     sandbox.uctr(["tag", IMAGE, elsewhere]).ok();
     let out = sandbox.uctr(["push", elsewhere]).ok().stdout;
     assert_eq!(out.matches(": Mounted from copy/web\n").count(), 2, "{out}");
+    let digests = repo_digests(&sandbox, elsewhere);
+    for repository in
+        ["localhost:5000/user/web", "localhost:5001/copy/web", "localhost:5001/mounted"]
+    {
+        assert!(digests.contains(&format!("{repository}@{first}")), "{digests:?}");
+    }
     let copy = format!("oci:{}:1", sandbox.dir.path().join("copy").display());
     let from = format!("docker://{elsewhere}");
     let args = ["--insecure-policy", "copy", "--src-tls-verify=false", &from, &copy];
