@@ -229,6 +229,46 @@ fn s62_inspect_finds_objects_of_all_kinds() {
 }
 
 #[test]
+fn s62_s63_what_a_network_has_is_shown() {
+    let host = Host::new();
+    let server = "echo hello >/index.html; httpd -f -p 80 -h / &";
+    let args =
+        ["run", "-d", "--name", "web", "-p", "127.0.0.1:8080:80", "--expose", "90", "busybox"];
+    host.says(&[&args[..], &["sh", "-c", &format!("{server} exec sleep 1000")]].concat());
+    let web = host.inspect("web");
+    let network = &web["NetworkSettings"];
+    let address = network["IPAddress"].as_str().unwrap();
+    assert_eq!(network["Networks"]["bridge"]["IPAddress"], address);
+    assert_eq!(network["Ports"]["80/tcp"][0]["HostPort"], "8080");
+    assert_eq!(network["Ports"]["90/tcp"], Value::Null);
+    let ports = host.says(&["ps", "--format", "{{.Ports}} {{.Networks}}"]);
+    assert_eq!(ports, "127.0.0.1:8080->80/tcp, 90/tcp bridge\n");
+    for (filter, found) in
+        [("publish=80", 1), ("publish=81", 0), ("expose=90/tcp", 1), ("network=bridge", 1)]
+    {
+        assert_eq!(host.names(&["-f", filter]).len(), found, "{filter}");
+    }
+    let bridge = host.inspect("bridge");
+    assert_eq!(bridge["Driver"], "bridge");
+    assert_eq!(bridge["Containers"][web["Id"].as_str().unwrap()]["Name"], "web");
+    let fetch = "wget -q -O - http://localhost:8080/ || sleep 0.1";
+    let answer = output(std::process::Command::new("busybox").args([
+        "sh",
+        "-c",
+        &format!("for i in 1 2 3 4 5 6 7 8 9; do {fetch} && exit; done"),
+    ]));
+    assert_eq!(answer.stdout, "hello\n");
+    let traffic = host.says(&["stats", "--no-stream", "--format", "{{.NetIO}}"]);
+    assert!(!traffic.contains("0B / 0B"), "{traffic}");
+    host.says(&["network", "create", "unused"]);
+    host.says(&["kill", "web"]);
+    assert_eq!(host.inspect("web")["NetworkSettings"]["IPAddress"], "");
+    let pruned = host.says(&["system", "prune", "-f"]);
+    assert!(pruned.contains("Deleted Networks:\nunused\n"), "{pruned}");
+    host.uctr(&["inspect", "unused"]).fails(1, &["No such object: unused"]);
+}
+
+#[test]
 fn s64_top_shows_processes_with_the_host_s_pids() {
     let host = Host::new();
     host.start("web", &[], "sleep 2000 &");
@@ -384,6 +424,7 @@ fn s71_cp_into_and_out_of_containers() {
         assert_eq!(read("/tmp/f"), round);
         host.says(&["cp", &local("f"), "web:/srv/link/"]);
         assert_eq!(read("/srv/d/f"), round);
+        // The volume is mounted also when it doesn't run.
         host.says(&["cp", &local("f"), "web:data/"]);
         assert_eq!(fs::read_to_string(host.path("data/volumes/data/_data/f")).unwrap(), round);
         // A folder: as a new one, into one that is there, only what is in it.

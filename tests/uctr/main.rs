@@ -4,6 +4,7 @@ mod archive;
 mod containers;
 mod crashes;
 mod fixture;
+mod inspect;
 mod network;
 mod registry;
 mod store;

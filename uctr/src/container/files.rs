@@ -2,16 +2,21 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::fcntl::{OFlag, open};
+use nix::libc::MOUNT_ATTR_RDONLY;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 use ultari::rootfs::root::{Root, TargetKind};
-use ultari::sys::mount::{attach, clone_tree};
+use ultari::sys::mount::{MountAttr, attach, clone_tree, set_attr};
 
-use super::{Container, Lock};
+use super::{Container, Lock, monitor};
+
+/// How long a container that is started or ended at this moment is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An open root filesystem. Whatever links are in there, nothing that is looked up by it is outside.
 #[derive(Debug)]
@@ -28,20 +33,33 @@ impl Files {
     /// # Errors
     /// When the container is gone, or its layers can't be mounted.
     pub fn open(container: &Container) -> Result<Self> {
-        if let Some(files) = Self::of_process(container)? {
-            return Ok(files);
-        }
-        let lock = container.lock()?;
-        // It may have been started before.
-        if let Some(files) = Self::of_process(container)? {
-            return Ok(files);
-        }
+        let until = Instant::now() + PATIENCE;
+        let lock = loop {
+            if let Some(files) = Self::of_process(container)? {
+                return Ok(files);
+            }
+            let lock = container.lock()?;
+            // Two mounts of the same layers at once would not see each other's changes.
+            if !monitor::is_alive(container) && Self::of_process(container)?.is_none() {
+                break lock;
+            }
+            drop(lock);
+            ensure!(
+                Instant::now() < until,
+                "container {} is about to start, to restart or to end: try again",
+                container.short_id()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        };
         own_namespace()?;
         container.mount()?;
         let rootfs = container.folder().join("rootfs");
         let root = Root::new(open_folder(&rootfs)?);
         for point in &container.record.mounts {
-            let Some(source) = &point.source else { continue };
+            // What was mounted from is gone, or was a tmpfs.
+            let Some(source) = point.source.as_ref().filter(|source| source.exists()) else {
+                continue;
+            };
             let kind = if source.is_dir() { TargetKind::Folder } else { TargetKind::File };
             let context =
                 || format!("mount {} at {}", source.display(), point.destination.display());
@@ -49,25 +67,30 @@ impl Files {
             let from = open(source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
                 .with_context(context)?;
             let tree = clone_tree(&from, "", true).with_context(context)?;
+            if point.options.iter().any(|option| option == "ro") {
+                let read_only = MountAttr { set: MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+                set_attr(&tree, read_only, true).with_context(context)?;
+            }
             attach(&tree, &target).with_context(context)?;
         }
-        // Anew: what was opened before lies below what was mounted since.
         Ok(Self { root: open_folder(&rootfs)?, _lock: Some(lock) })
     }
 
     fn of_process(container: &Container) -> Result<Option<Self>> {
         let now = Container::read(container.paths(), &container.record.id)?;
-        let state = now.as_ref().unwrap_or(container).state();
+        let container = now.as_ref().unwrap_or(container);
+        let state = container.state();
         if !state.status.is_alive() || state.pid <= 0 {
             return Ok(None);
         }
         let path = PathBuf::from(format!("/proc/{}/root", state.pid));
-        match open_folder(&path) {
-            Ok(root) => Ok(Some(Self { root, _lock: None })),
-            // It has just ended.
-            Err(_) if !path.parent().is_some_and(Path::exists) => Ok(None),
-            Err(error) => Err(error),
+        let root = open_folder(&path);
+        // If it has ended since, that may be another process.
+        let now = container.state();
+        if !now.status.is_alive() || now.pid != state.pid {
+            return Ok(None);
         }
+        Ok(Some(Self { root: root?, _lock: None }))
     }
 
     /// By which paths are looked up.
