@@ -11,3 +11,4 @@ mod store;
 mod support;
 mod terminals;
 mod unpack;
+mod volume;

@@ -280,6 +280,8 @@ fn s92_containers_reach_each_other_and_other_hosts() {
     let listener = other.run(|| TcpListener::bind("10.9.1.2:80").unwrap());
     let server = std::thread::spawn(move || {
         let (mut stream, client) = listener.accept().unwrap();
+        // What was not read would make the end a reset.
+        let _ = stream.read(&mut [0; 1024]).unwrap();
         stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nthere").unwrap();
         client.ip()
     });
