@@ -358,6 +358,9 @@ fn s14_s15_tokens_of_an_issuer() {
     assert!(out.contains(": Mounted from user/web\n"), "{out}");
     let out = sandbox.uctr(["search", "localhost:5000"]).ok().stdout;
     assert!(out.contains("localhost:5000/copy\n"), "{out}");
+    sandbox.uctr(["logout", "localhost:5000"]).ok();
+    let words = ["push access denied for localhost:5000/copy", "uctr login localhost:5000"];
+    sandbox.uctr(["push", "localhost:5000/copy:1"]).fails(1, &words);
 }
 
 #[test]

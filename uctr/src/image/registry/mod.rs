@@ -26,7 +26,8 @@ pub use pull::Pull;
 pub use push::push;
 pub use settings::Settings;
 
-use super::reference::Reference;
+use self::http::RegistryError;
+use super::reference::{DEFAULT_REGISTRY, Reference};
 use super::store::{Image, Store};
 use crate::paths::Paths;
 
@@ -96,4 +97,20 @@ pub fn ensure(
 fn is_id(name: &str, image: &Image) -> bool {
     let hex = name.strip_prefix("sha256:").unwrap_or(name);
     image.id.digest().starts_with(hex)
+}
+
+/// docker's words for a repository that we may not `pull` from or `push` to.
+fn denied(error: anyhow::Error, name: &Reference, verb: &str) -> anyhow::Error {
+    let refused = error.downcast_ref::<RegistryError>();
+    if !refused.is_some_and(|refused| matches!(refused.status.as_u16(), 401 | 403)) {
+        return error;
+    }
+    let login = match name.registry.as_str() {
+        DEFAULT_REGISTRY => "uctr login".to_owned(),
+        registry => format!("uctr login {registry}"),
+    };
+    error.context(format!(
+        "{verb} access denied for {}, repository does not exist or may require '{login}'",
+        name.familiar_repository()
+    ))
 }

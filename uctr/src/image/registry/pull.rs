@@ -17,9 +17,9 @@ use ureq::http::{StatusCode, header};
 use super::client::{Client, DOCKER_INDEX, DOCKER_MANIFEST, Document, OCI_INDEX, OCI_MANIFEST};
 use super::http::{RegistryError, Response, clean};
 use super::progress::{Line, Output, Progress};
-use super::{Platform, Settings, Target};
+use super::{Platform, Settings, Target, denied};
 use crate::image::layers::Layers;
-use crate::image::reference::{DEFAULT_REGISTRY, Reference};
+use crate::image::reference::Reference;
 use crate::image::store::{Image, Partial, Store};
 use crate::paths::Paths;
 
@@ -118,7 +118,7 @@ impl<'a> Pull<'a> {
     /// As [`Pull::image`].
     pub fn all_tags(&self, name: &Reference) -> Result<()> {
         let client = self.client(name)?;
-        for tag in client.tags(&name.repository).map_err(|error| denied(error, name))? {
+        for tag in client.tags(&name.repository).map_err(|error| denied(error, name, "pull"))? {
             let text = format!("{}/{}:{tag}", name.registry, name.repository);
             // What is no tag can't have been asked for.
             let name: Reference = text.parse()?;
@@ -130,7 +130,7 @@ impl<'a> Pull<'a> {
     fn client(&self, name: &Reference) -> Result<Client> {
         let scope = format!("repository:{}:pull", name.repository);
         Client::connect(Settings::load(self.insecure)?, &name.registry, vec![scope])
-            .map_err(|error| denied(error, name))
+            .map_err(|error| denied(error, name, "pull"))
     }
 
     fn with(&self, client: &Client, name: &Reference) -> Result<Image> {
@@ -170,7 +170,7 @@ impl<'a> Pull<'a> {
         };
         let mut document = client
             .manifest(&name.repository, &wanted)
-            .map_err(|error| denied(not_found(error, name), name))?;
+            .map_err(|error| denied(not_found(error, name), name, "pull"))?;
         let digest = document.digest.clone();
         for _ in 0..MAX_NESTED {
             let media_type = media_type(&document)
@@ -507,22 +507,6 @@ fn not_found(error: anyhow::Error, name: &Reference) -> anyhow::Error {
         }
         _ => error,
     }
-}
-
-/// docker's words for a repository that we may not see.
-fn denied(error: anyhow::Error, name: &Reference) -> anyhow::Error {
-    let refused = error.downcast_ref::<RegistryError>();
-    if refused.is_some_and(|refused| matches!(refused.status.as_u16(), 401 | 403)) {
-        let login = match name.registry.as_str() {
-            DEFAULT_REGISTRY => "uctr login".to_owned(),
-            registry => format!("uctr login {registry}"),
-        };
-        return error.context(format!(
-            "pull access denied for {}, repository does not exist or may require '{login}'",
-            name.familiar_repository()
-        ));
-    }
-    error
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use oci_spec::image::{Descriptor, Digest};
 use url::Url;
 
 use super::client::Client;
+use super::denied;
 use super::http::RegistryError;
 use super::progress::{Line, Output, Progress};
 use super::settings::Settings;
@@ -66,9 +67,11 @@ pub fn push(store: &Store, name: &Reference, insecure: &[String], output: Output
     }
     scopes.sort();
     scopes.dedup();
-    let client = Client::connect(Settings::load(insecure)?, &name.registry, scopes)?;
+    let may_not = |error| denied(error, name, "push");
+    let settings = Settings::load(insecure)?;
+    let client = Client::connect(settings, &name.registry, scopes).map_err(may_not)?;
     let upload = Upload { store, client: &client, repository };
-    upload.all(&jobs)?;
+    upload.all(&jobs).map_err(may_not)?;
     upload.config(manifest.config())?;
     let bytes = store.read(image.manifest.digest())?;
     let size = bytes.len();
