@@ -6,6 +6,7 @@ mod crashes;
 mod fixture;
 mod inspect;
 mod network;
+mod hostile;
 mod registry;
 mod store;
 mod support;

@@ -2,6 +2,7 @@
 //! read something else.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -16,6 +17,8 @@ use tar::{Builder, EntryType, Header};
 
 /// What overlayfs has for itself is of no use elsewhere.
 const OVERLAY: &[u8] = b"trusted.overlay.";
+/// Of a folder in which nothing of lower layers is left.
+const OVERLAY_OPAQUE: &str = "trusted.overlay.opaque";
 
 /// Writes files and folders with all that is in them into an archive.
 pub struct Packer<W: Write> {
@@ -23,6 +26,8 @@ pub struct Packer<W: Write> {
     /// Files with several names, by device and inode.
     links: HashMap<(u64, u64), PathBuf>,
     owner: Option<(u32, u32)>,
+    /// What overlayfs has for "this is gone" becomes what layers have for it.
+    is_layer: bool,
 }
 
 impl<W: Write> std::fmt::Debug for Packer<W> {
@@ -34,7 +39,12 @@ impl<W: Write> std::fmt::Debug for Packer<W> {
 impl<W: Write> Packer<W> {
     /// Writes to here.
     pub fn new(to: W) -> Self {
-        Self { archive: Builder::new(to), links: HashMap::new(), owner: None }
+        Self { archive: Builder::new(to), links: HashMap::new(), owner: None, is_layer: false }
+    }
+
+    /// Writes a layer: what is gone is a file `.wh.NAME`.
+    pub fn layer(to: W) -> Self {
+        Self { is_layer: true, ..Self::new(to) }
     }
 
     /// Says who owns everything: a user and a group.
@@ -65,6 +75,11 @@ impl<W: Write> Packer<W> {
         let kind = found.file_type();
         if kind.is_socket() {
             return Ok(());
+        }
+        if self.is_layer && kind.is_char_device() && found.rdev() == 0 {
+            let mut gone = OsStr::new(".wh.").to_owned();
+            gone.push(name.file_name().unwrap_or_default());
+            return self.whiteout(&name.with_file_name(gone));
         }
         let mut header = header(&found);
         if let Some((user, group)) = self.owner {
@@ -120,6 +135,12 @@ impl<W: Write> Packer<W> {
             })
             .context("read the folder")?;
         names.sort();
+        if self.is_layer
+            && xattr::get_deref(by_descriptor(folder.as_fd()), OVERLAY_OPAQUE)?.as_deref()
+                == Some(b"y")
+        {
+            self.whiteout(&name.join(".wh..wh..opq"))?;
+        }
         for entry in names {
             let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             match openat(folder, entry.as_os_str(), flags, Mode::empty()) {
@@ -133,6 +154,17 @@ impl<W: Write> Packer<W> {
             }
         }
         Ok(())
+    }
+
+    fn whiteout(&mut self, name: &Path) -> Result<()> {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Regular);
+        header.set_mode(0);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_size(0);
+        header.set_mtime(0);
+        Ok(self.archive.append_data(&mut header, name, io::empty())?)
     }
 
     /// What a header has no field for: attributes, and parts of seconds.

@@ -243,8 +243,9 @@ impl LayersOf {
 }
 
 fn shown_command(command: &str, whole: bool) -> String {
-    // One line a row.
+    // One line a row, and nothing that a terminal would obey.
     let line = command.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line: String = line.chars().filter(|letter| !letter.is_control()).collect();
     if whole { line } else { output::ellipsis(&line, COMMAND_WIDTH) }
 }
 

@@ -100,7 +100,7 @@ impl Files {
             ensure!(count < MAX_FILES, "the archive has more than {MAX_FILES} files");
             match entry.kind {
                 EntryType::Regular => {
-                    ensure!(entry.sparse.is_none(), "{}: is sparse", name.display());
+                    ensure!(entry.sparse.is_none(), "{name:?}: is sparse");
                     let path = folder.join(count.to_string());
                     let file = File::create_new(&path)
                         .with_context(|| format!("make {}", path.display()))?;

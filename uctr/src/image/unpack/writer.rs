@@ -85,7 +85,7 @@ impl Writer {
     pub fn write(mut self, archive: &mut Archive<impl BufRead>) -> Result<Known> {
         while let Some(entry) = archive.next_entry()? {
             let shown = entry.path.clone();
-            self.entry(entry, archive).with_context(|| format!("{}", shown.display()))?;
+            self.entry(entry, archive).with_context(|| format!("{shown:?}"))?;
         }
         self.finish()?;
         Ok(self.known)
@@ -111,12 +111,12 @@ impl Writer {
                 let link = inside(&entry.link).context("hard link")?;
                 let target = link.file_name().context("hard link to the root")?;
                 let from = self.root.open(parent_of(&link), folder_flags()).with_context(|| {
-                    format!("open the folder of {}, which is to be linked", link.display())
+                    format!("open the folder of {link:?}, which is to be linked")
                 })?;
                 self.make(&folder, &path, name, || {
                     linkat(&from, target, &folder, name, AtFlags::empty())
                 })
-                .with_context(|| format!("link to {}", link.display()))?;
+                .with_context(|| format!("link to {link:?}"))?;
             }
             EntryType::Symlink => {
                 self.make(&folder, &path, name, || symlinkat(&*entry.link, &folder, name))?;
@@ -189,7 +189,7 @@ impl Writer {
         fchmod(&file, Mode::from_bits_truncate(entry.mode)).context("set its mode")?;
         for (key, value) in wanted(&entry.xattrs) {
             let set = xattr::FileExt::set_xattr(&file, key, value);
-            ignore_unsupported(set).with_context(|| format!("set {}", key.display()))?;
+            ignore_unsupported(set).with_context(|| format!("set {key:?}"))?;
         }
         let time = time_of(entry);
         futimens(&file, &time, &time).context("set its time")
@@ -364,13 +364,14 @@ impl Writer {
                 // A later entry put something else there.
                 Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => continue,
                 Err(errno) => {
-                    return Err(errno).with_context(|| format!("open {}", path.display()));
+                    return Err(errno).with_context(|| format!("open {path:?}"));
                 }
             };
             match pending {
                 Pending::Times(atime, mtime) => futimens(&folder, &atime, &mtime)?,
-                Pending::Entry(entry) => set_folder(&folder, &entry, self.kind)
-                    .with_context(|| format!("{}", path.display()))?,
+                Pending::Entry(entry) => {
+                    set_folder(&folder, &entry, self.kind).with_context(|| format!("{path:?}"))?
+                }
             }
         }
         Ok(())
@@ -386,12 +387,12 @@ fn set_folder(folder: &OwnedFd, entry: &Entry, kind: Kind) -> Result<()> {
         // It may be one of a lower layer.
         for key in xattr::list(&place).into_iter().flatten().filter(|key| !is_refused(key)) {
             ignore_unsupported(xattr::remove(&place, &key))
-                .with_context(|| format!("remove {}", key.display()))?;
+                .with_context(|| format!("remove {key:?}"))?;
         }
     }
     for (key, value) in wanted(&entry.xattrs) {
         ignore_unsupported(xattr::set(&place, key, value))
-            .with_context(|| format!("set {}", key.display()))?;
+            .with_context(|| format!("set {key:?}"))?;
     }
     let time = time_of(entry);
     futimens(folder, &time, &time).context("set its time")
@@ -417,7 +418,7 @@ fn set_metadata_at(folder: &OwnedFd, name: &OsStr, entry: &Entry) -> Result<()> 
 
 fn set_xattr_at(folder: &OwnedFd, name: &OsStr, key: &OsStr, value: &[u8]) -> Result<()> {
     ignore_unsupported(xattr::set(by_descriptor(folder.as_fd(), name), key, value))
-        .with_context(|| format!("set {}", key.display()))
+        .with_context(|| format!("set {key:?}"))
 }
 
 fn wanted(xattrs: &[(OsString, Vec<u8>)]) -> impl Iterator<Item = (&OsStr, &[u8])> {
@@ -490,7 +491,7 @@ fn inside(path: &Path) -> Result<PathBuf> {
     for component in path.components() {
         match component {
             Component::Normal(name) => clean.push(name),
-            Component::ParentDir => bail!("{}: a name with .. could lead out", path.display()),
+            Component::ParentDir => bail!("{path:?}: a name with .. could lead out"),
             _ => {}
         }
     }
