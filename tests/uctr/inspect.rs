@@ -545,6 +545,44 @@ fn s71_cp_is_not_led_astray_by_links_in_the_container() {
 }
 
 #[test]
+fn s71_cp_is_not_led_astray_by_links_that_appear_meanwhile() {
+    let host = Host::new();
+    fs::create_dir(host.path("outside")).unwrap();
+    fs::write(host.path("outside/f"), "outside").unwrap();
+    fs::write(host.path("new"), "new").unwrap();
+    let script = format!(
+        "mkdir /d; echo inside >/d/f; ln -s {} /l; \
+         (while :; do mv /d /x; mv /l /d; mv /d /l; mv /x /d; done) 2>/dev/null &",
+        host.at("outside")
+    );
+    host.start("web", &[], &script);
+    let mut copied = 0;
+    for round in 0..30 {
+        let (file, folder) = (host.at(&format!("f{round}")), host.at(&format!("d{round}")));
+        for (from, to, found) in [("web:/d/f", &file, "f"), ("web:/d", &folder, "d")] {
+            if host.uctr(&["cp", from, to]).code == 0 {
+                let place = host.path(&format!("{found}{round}"));
+                let is_link = fs::symlink_metadata(&place).unwrap().is_symlink();
+                let content = if found == "f" { place } else { place.join("f") };
+                if !is_link && let Ok(text) = fs::read_to_string(content) {
+                    assert_eq!(text, "inside\n");
+                    copied += 1;
+                }
+            }
+        }
+        host.uctr(&["cp", &host.at("new"), "web:/d/"]);
+        host.uctr(&["cp", "-L", "web:/l/f", &host.at("never")]);
+    }
+    assert!(copied > 0, "nothing was ever copied");
+    let left: Vec<_> = fs::read_dir(host.path("outside")).unwrap().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(fs::read_to_string(host.path("outside/f")).unwrap(), "outside");
+    // That name leads to the folder in the container half of the time.
+    let never = fs::read_to_string(host.path("never")).unwrap_or_default();
+    assert_ne!(never, "outside");
+}
+
+#[test]
 fn s72_commit_makes_images_that_run() {
     let host = Host::new();
     let id = host.start("web", &["-e", "A=b"], "echo new >/srv-new; rm /bin/wget; mkdir -p /d/e");
