@@ -11,14 +11,16 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use serde::Deserialize;
 use ureq::Agent;
-use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
+use ureq::tls::{
+    Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, TlsConfigBuilder, parse_pem,
+};
 use url::{Host, Url};
 
 const FOLDERS: [&str; 2] = ["/etc/ultari", "/etc/docker"];
@@ -129,7 +131,7 @@ impl Settings {
 
     fn tls(&self, url: &Url) -> Result<TlsConfig> {
         if self.is_insecure(url) {
-            return Ok(TlsConfig::builder().disable_verification(true).build());
+            return Ok(with_provider().disable_verification(true).build());
         }
         let mut roots = self.system_roots.get_or_init(system_roots).clone();
         let mut ours = None;
@@ -142,7 +144,7 @@ impl Settings {
                 }
             }
         }
-        let config = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&roots));
+        let config = with_provider().root_certs(RootCerts::new_with_certs(&roots));
         Ok(config.client_cert(ours).build())
     }
 
@@ -172,6 +174,11 @@ impl Settings {
             .join("certs.d")
             .join(authority)
     }
+}
+
+fn with_provider() -> TlsConfigBuilder {
+    let provider = rustls::crypto::ring::default_provider();
+    TlsConfig::builder().unversioned_rustls_crypto_provider(Arc::new(provider))
 }
 
 /// Whether it is a host that can only be this one.
