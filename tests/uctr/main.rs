@@ -2,6 +2,7 @@
 
 mod archive;
 mod containers;
+mod copy;
 mod crashes;
 mod fixture;
 mod hostile;
