@@ -125,3 +125,33 @@ fn a_removal_may_be_killed() {
         host.is_gone(id);
     }
 }
+
+/// A client that is killed while the program takes none of its input leaves the monitor idle.
+#[test]
+fn a_monitor_does_not_spin() {
+    let host = Host::new();
+    let args = ["run", "-i", "--network", "none", "--name", "deaf", "busybox", "sleep", "1000"];
+    let mut client = host.0.command(args).stdin(Stdio::piped()).spawn().unwrap();
+    let mut input = client.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || {
+        use std::io::Write;
+        while input.write_all(&[b'x'; 65536]).is_ok() {}
+    });
+    host.until(|| host.ids().len() == 1 && host.status("deaf") == "running");
+    let id = host.record("deaf")["id"].as_str().unwrap().to_owned();
+    let pid = monitor(&id).unwrap();
+    // The pipe and the sockets fill.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    client.kill().unwrap();
+    client.wait().unwrap();
+    writer.join().unwrap();
+    let ticks = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    let before = ticks();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(ticks() - before <= 5, "the monitor used {} of 50 ticks", ticks() - before);
+    host.uctr(&["rm", "-f", "deaf"]).ok();
+}

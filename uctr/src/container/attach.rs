@@ -1,5 +1,6 @@
 //! In front of a container: the caller's terminal and streams, its signals, and the exit status.
 
+use std::collections::VecDeque;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -161,9 +162,12 @@ pub fn run(
         true => RawMode::enter()?,
         false => None,
     };
+    // Whoever waits until input is taken, and takes no output meanwhile, may wait for ever.
+    monitor.unblock()?;
     let mut session = Session {
         container,
         monitor,
+        pending: VecDeque::new(),
         keys: Keys {
             wanted: if options.terminal { options.detach_keys.clone() } else { Vec::new() },
             matched: 0,
@@ -175,6 +179,7 @@ pub fn run(
     };
     loop {
         let (packet, typed, signal) = session.wait(signals)?;
+        session.send_pending();
         if signal {
             session.pass_signals(signals)?;
         }
@@ -190,6 +195,8 @@ pub fn run(
 struct Session<'a> {
     container: &'a Container,
     monitor: &'a Connection,
+    /// Packets that the monitor doesn't take at the moment.
+    pending: VecDeque<(u8, Vec<u8>)>,
     keys: Keys,
     input: bool,
     terminal: bool,
@@ -204,7 +211,10 @@ impl Session<'_> {
             PollFd::new(self.monitor.as_fd(), readable),
             PollFd::new(signals.0.as_fd(), readable),
         ];
-        if self.input {
+        if !self.pending.is_empty() {
+            fds[0].set_events(readable | PollFlags::POLLOUT);
+        }
+        if self.input && self.pending.is_empty() {
             fds.push(PollFd::new(standard_stream(0), readable));
         }
         match poll(&mut fds, PollTimeout::NONE) {
@@ -213,6 +223,25 @@ impl Session<'_> {
         }
         let any = |index: usize| fds.get(index).is_some_and(|fd| fd.any().unwrap_or(false));
         Ok((any(0), any(2), any(1)))
+    }
+
+    fn send(&mut self, what: u8, data: &[u8]) {
+        self.pending.push_back((what, data.to_vec()));
+        self.send_pending();
+    }
+
+    fn send_pending(&mut self) {
+        while let Some((what, data)) = self.pending.front() {
+            match self.monitor.send(*what, data) {
+                Err(Errno::EAGAIN | Errno::ENOBUFS) => return,
+                Ok(()) => drop(self.pending.pop_front()),
+                // It ends: its last words are still to be read.
+                Err(_) => {
+                    self.pending.clear();
+                    self.input = false;
+                }
+            }
+        }
     }
 
     fn pass_signals(&self, signals: &Signals) -> Result<()> {
@@ -245,15 +274,12 @@ impl Session<'_> {
         };
         if length == 0 {
             self.input = false;
-            let _ = self.monitor.send(END_OF_INPUT, &[]);
+            self.send(END_OF_INPUT, &[]);
             return Ok(false);
         }
         let (passed, detach) = self.keys.filter(&buffer[..length]);
         for part in passed.chunks(MAX_DATA) {
-            // It ends: its last words are still to be read.
-            if self.monitor.send(INPUT, part).is_err() {
-                self.input = false;
-            }
+            self.send(INPUT, part);
         }
         Ok(detach)
     }
@@ -261,7 +287,10 @@ impl Session<'_> {
     /// The exit status when it has come.
     fn show_output(&self) -> Result<Option<i32>> {
         let mut buffer = [0; MAX_DATA + 1];
-        let packet = self.monitor.receive(&mut buffer).context("hear from the monitor")?;
+        let packet = match self.monitor.receive(&mut buffer) {
+            Err(Errno::EAGAIN) => return Ok(None),
+            other => other.context("hear from the monitor")?,
+        };
         let result = match packet {
             Some((STDOUT, data)) if self.shown[0] => write_all(&mut std::io::stdout().lock(), data),
             Some((STDERR, data)) if self.shown[1] => write_all(&mut std::io::stderr().lock(), data),

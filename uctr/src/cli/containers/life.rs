@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::{ArgAction, Args, Subcommand};
 
-use super::flags::{self, Create, Limits};
+use super::flags::{Create, Limits};
 use super::foreground;
+use super::values;
 use crate::container::attach::{self, DETACH_KEYS, Outcome, Signals};
 use crate::container::monitor::protocol::{WANTS_INPUT, WANTS_OUTPUT};
 use crate::container::monitor::{Client, start};
@@ -365,7 +366,7 @@ fn exec(paths: &Paths, args: &Exec) -> Result<u8> {
         detach: args.detach,
         input: args.interactive,
         terminal: args.tty,
-        env: flags::environment(&args.env, &args.env_file)?,
+        env: values::environment(&args.env, &args.env_file)?,
         user: args.user.clone(),
         working_dir: args.workdir.clone(),
         privileged: args.privileged,
@@ -419,7 +420,7 @@ fn attach(paths: &Paths, args: &Attach) -> Result<u8> {
 fn update_all(paths: &Paths, args: &Update) -> Result<u8> {
     let mut limits = HostConfig::default();
     args.limits.put(&mut limits)?;
-    let restart = args.restart.as_deref().map(flags::restart_policy).transpose()?;
+    let restart = args.restart.as_deref().map(values::restart_policy).transpose()?;
     let changes = Changes { limits, restart };
     each(paths, &args.containers, |container| update(container, &changes).context("update"))
 }

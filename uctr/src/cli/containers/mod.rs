@@ -4,6 +4,7 @@ mod flags;
 mod foreground;
 mod life;
 mod look;
+mod values;
 
 use anyhow::Result;
 use clap::Subcommand;

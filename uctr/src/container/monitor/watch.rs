@@ -225,25 +225,28 @@ impl Watch {
         }
         let stdin = self.stdin.as_ref().filter(|_| !self.input.is_empty());
         let input = stdin.map(|fd| add(&mut fds, fd.as_fd(), PollFlags::POLLOUT));
-        let first = fds.len();
+        let mut places = Vec::with_capacity(self.clients.len());
         for client in &self.clients {
             let mut flags = PollFlags::empty();
             flags.set(PollFlags::POLLIN, self.input.is_empty());
             flags.set(PollFlags::POLLOUT, !client.pending.is_empty());
-            add(&mut fds, client.connection.as_fd(), flags);
+            // Of one that is gone poll would say so without end.
+            let wanted = (!flags.is_empty()).then_some(client);
+            places.push(wanted.map(|client| add(&mut fds, client.connection.as_fd(), flags)));
         }
         // A terminal that nobody has open may be opened again.
-        let timeout = if self.hung_up { PollTimeout::from(20u8) } else { PollTimeout::NONE };
+        let timeout = if self.hung_up { PollTimeout::from(100u8) } else { PollTimeout::NONE };
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno).context("wait for the container"),
         }
         let seen = |index: usize| fds[index].revents().unwrap_or(PollFlags::empty());
         let any = |index: Option<usize>| index.is_some_and(|index| !seen(index).is_empty());
-        let clients = (first..fds.len())
-            .map(|index| {
-                let writable = seen(index).contains(PollFlags::POLLOUT);
-                (!(seen(index) - PollFlags::POLLOUT).is_empty(), writable)
+        let clients = places
+            .into_iter()
+            .map(|place| {
+                let seen = place.map_or(PollFlags::empty(), seen);
+                (!(seen - PollFlags::POLLOUT).is_empty(), seen.contains(PollFlags::POLLOUT))
             })
             .collect();
         let events = Events {
