@@ -66,11 +66,10 @@ struct Cover<'a> {
 
 impl Cover<'_> {
     fn target(&mut self, target: &OwnedFd) -> Result<()> {
-        let tree = match is_folder(&fstat(target)?) {
-            true => self.empty()?,
-            false => clone_tree(self.null, "", false)?,
-        };
-        Ok(attach(tree, target)?)
+        match is_folder(&fstat(target)?) {
+            true => self.folder(|tree| attach(tree, target)),
+            false => Ok(attach(clone_tree(self.null, "", false)?, target)?),
+        }
     }
 
     /// The same by name, for an entry of a procfs or sysfs that is the container's own: nobody
@@ -92,17 +91,19 @@ impl Cover<'_> {
                 }
             }
         }
-        let empty = self.empty()?;
-        Ok(attach_at(&empty, mount, name)?)
+        self.folder(|tree| attach_at(tree, mount, name))
     }
 
-    /// The same filesystem may be attached many times, a mount only once.
-    fn empty(&mut self) -> Result<OwnedFd> {
-        if self.empty.is_none() {
-            self.empty = Some(empty_folder(self.label).context("make an empty tmpfs")?);
+    /// The same filesystem may be attached many times, a mount only once; and older kernels (before
+    /// Linux 6.15) make no copy of one that isn't attached.
+    fn folder(&mut self, attach: impl Fn(&OwnedFd) -> nix::Result<()>) -> Result<()> {
+        if let Some(empty) = &self.empty {
+            return Ok(attach(&clone_tree(empty, "", false)?)?);
         }
-        let empty = self.empty.as_ref().context("no tmpfs")?;
-        Ok(clone_tree(empty, "", false)?)
+        let empty = empty_folder(self.label).context("make an empty tmpfs")?;
+        attach(&empty)?;
+        self.empty = Some(empty);
+        Ok(())
     }
 }
 

@@ -99,6 +99,8 @@ pub fn run(args: &[OsString]) -> Result<()> {
     ultari::sys::process::set_name(c"uctr");
     let lock = orders.take("lock")?.context("no lock")?;
     let (mut watch, mut container) = Watch::new(&orders)?;
+    // It may be long until anything happens.
+    ultari::sys::entry::shrink();
     while !watch.turn()? {}
     let status = ultari::supervise::exit_status(&watch.pidfd)?;
     watch.drain();
