@@ -17,7 +17,7 @@ ENGINE_PACKAGES = $(BUILD_PACKAGES) util-linux procps iproute2 iptables docker.i
 	conmon catatonit netavark aardvark-dns slirp4netns fuse-overlayfs uidmap \
 	containernetworking-plugins \
 	protobuf-compiler python3-grpcio python3-protobuf python3-websocket
-BENCH_PACKAGES = $(BUILD_PACKAGES) util-linux crun runc hyperfine
+BENCH_PACKAGES = $(BUILD_PACKAGES) util-linux crun runc hyperfine strace time python3
 
 # Static programs: an explicit --target keeps +crt-static away from build scripts
 # and procedural macros, which must stay dynamically linked.
@@ -54,7 +54,7 @@ apt-get -qq -o DPkg::Lock::Timeout=600 update && \
 apt-get -qq -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends $$missing >/dev/null
 endef
 
-.PHONY: help build demo bundles test test-vm test-engines bench crash-matrix load conformance fuzz miri deny install clean \
+.PHONY: help build demo bundles test test-vm test-engines bench bench-vm bench-instructions crash-matrix load conformance fuzz miri deny install clean \
 	deps deps-test deps-vm deps-engines packages-engines deps-bench deps-fuzz toolchain nightly root
 
 help: ## List these targets
@@ -110,9 +110,14 @@ test: root deps-test toolchain ## Check format and lints, run the unit and integ
 test-vm: root deps-vm $(if $(filter bin/ultari,$(ULTARI)),build) ## Run the tests in a VM with cgroup v2: all, or TESTS="parts of names"
 	@CARGO_ARGS="$(CARGO_ARGS)" ULTARI_BIN="$(abspath $(ULTARI))" tests/vm/tests $(TESTS)
 
-bench: root deps-bench build ## Compare with crun, runc and the kernel's own floor
+# benches/run says what else can be set: QUICK=1, PEERS=DIR, CONTENDERS, MEASURE, WRITE.
+bench: root deps-bench build ## Compare with crun, runc and the kernel's own floor: all of it, or QUICK=1
 	cargo build $(CARGO_ARGS) --release --example floor
-	ULTARI=$(ULTARI) FLOOR=$(RELEASE)/examples/floor OUT=$(TARGET_DIR)/bench benches/run
+	@python3 -B benches/tests.py
+	@$(BENCH) benches/run
+
+BENCH = ULTARI="$(ULTARI)" FLOOR="$(RELEASE)/examples/floor" OUT="$(TARGET_DIR)/bench" \
+	PEERS="$(PEERS)" CONTENDERS="$(CONTENDERS)" MEASURE="$(MEASURE)" QUICK="$(QUICK)" WRITE="$(WRITE)"
 
 test-engines: root deps-engines $(if $(filter bin/ultari,$(ULTARI)),build) ## Drive Docker, containerd, CRI, Podman and Buildah: ENGINES="docker cri"
 	ULTARI="$(ULTARI)" tests/engines/run $(ENGINES)
