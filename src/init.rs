@@ -420,6 +420,8 @@ fn prepare(plan: &Common, console: Option<OwnedFd>) -> Result<()> {
 }
 
 fn wait_at_gate(socket: &OwnedFd) -> Result<Channel> {
+    // It may be long until somebody comes.
+    sys::entry::shrink();
     loop {
         let connection = sys::fs::accept(socket.as_raw_fd()).context("wait at the gate")?;
         let channel = Channel::over(connection);

@@ -107,6 +107,11 @@ unsafe fn byte(address: usize) -> u32 {
 }
 
 const WORD: usize = size_of::<usize>();
+/// The bits of an address within its page.
+const PAGE: usize = 4095;
+/// From linux/mman.h, since Linux 5.14; before that the call does nothing.
+const MADV_POPULATE_WRITE: usize = 23;
+const STACK: usize = 64 << 10;
 
 /// `stack`: argc, argv, null, environment, null, auxiliary vector (the psABI's "Process
 /// Initialization").
@@ -138,6 +143,8 @@ extern "C" fn early(stack: usize) {
         if !sealed && is_wanted(argc, argv) {
             seal(argv, envp);
         }
+        // What clap and serde use of the stack; the kernel has made room for 128 KiB.
+        syscall(libc::SYS_madvise, [(stack & !PAGE) - STACK, STACK, MADV_POPULATE_WRITE, 0, 0]);
         populate(headers, count);
     }
 }
@@ -218,9 +225,15 @@ unsafe fn seal(argv: usize, envp: usize) {
 /// # Safety
 /// `headers` must be the address of the `count` program headers of this program.
 unsafe fn populate(headers: usize, count: usize) {
-    /// From linux/mman.h, since Linux 5.14; before that the call does nothing.
-    const MADV_POPULATE_WRITE: usize = 23;
-    const PAGE: usize = 4095;
+    // SAFETY: the caller's promise, and the pages keep what they hold.
+    unsafe { for_each_segment(headers, count, true, MADV_POPULATE_WRITE) };
+}
+
+/// Calls madvise(2) with `advice` for the segments that are writable, or for those that are not.
+///
+/// # Safety
+/// As for [`populate`]; and the advice must not take away what the pages hold.
+unsafe fn for_each_segment(headers: usize, count: usize, writable: bool, advice: usize) {
     let mut base = 0;
     let mut header = headers;
     let end = headers + count * size_of::<libc::Elf64_Phdr>();
@@ -230,17 +243,31 @@ unsafe fn populate(headers: usize, count: usize) {
             let start = word(header + std::mem::offset_of!(libc::Elf64_Phdr, p_vaddr));
             (word(header), start, word(header + std::mem::offset_of!(libc::Elf64_Phdr, p_memsz)))
         };
-        let writable = kind >> 32 & libc::PF_W as usize != 0;
+        let wanted = (kind >> 32 & libc::PF_W as usize != 0) == writable;
         if kind as u32 == libc::PT_PHDR {
             // It comes first, and says how far from its own addresses the program was loaded.
             base = headers - start;
-        } else if kind as u32 == libc::PT_LOAD && writable && base != 0 {
+        } else if kind as u32 == libc::PT_LOAD && wanted && base != 0 {
             let first = (base + start) & !PAGE;
             let pages = ((base + start + size + PAGE) & !PAGE) - first;
-            // SAFETY: pages of this program's own data, which keep what they hold.
-            unsafe { syscall(libc::SYS_madvise, [first, pages, MADV_POPULATE_WRITE, 0, 0]) };
+            // SAFETY: pages of this program, and the caller's promise.
+            unsafe { syscall(libc::SYS_madvise, [first, pages, advice, 0, 0]) };
         }
         header += size_of::<libc::Elf64_Phdr>();
+    }
+}
+
+/// Lets go of the memory that a process which waits doesn't need: the program's code, which comes
+/// back page by page, and what is free of the heap.
+pub fn shrink() {
+    // SAFETY: the kernel's vector has the program's own headers; code and constants are mapped from
+    // its file, so what is dropped is read again; trimming the heap touches free memory only.
+    unsafe {
+        let headers = libc::getauxval(libc::AT_PHDR) as usize;
+        let count = libc::getauxval(libc::AT_PHNUM) as usize;
+        for_each_segment(headers, count, false, libc::MADV_DONTNEED as usize);
+        #[cfg(target_env = "gnu")]
+        libc::malloc_trim(0);
     }
 }
 

@@ -62,6 +62,13 @@ pub fn tidy_up() -> nix::Result<()> {
         let null = open("/dev/null", OFlag::O_RDWR, Mode::empty())?;
         std::mem::forget(null);
     }
+    // The first 132 KiB of the heap, in one call instead of one page fault each; all get used.
+    const HEAP: usize = 132 << 10;
+    // SAFETY: asks where the heap ends, and has the kernel make its pages earlier than it would.
+    unsafe {
+        let end = libc::sbrk(0) as usize;
+        libc::madvise(end.saturating_sub(HEAP) as *mut _, HEAP, libc::MADV_POPULATE_WRITE);
+    }
     // SAFETY: ignoring a signal runs no code.
     unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) }.map(drop)
 }
