@@ -55,7 +55,7 @@ apt-get -qq -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends $$m
 endef
 
 .PHONY: help build demo bundles test test-vm test-engines bench bench-vm bench-instructions crash-matrix load conformance fuzz miri deny install clean \
-	deps deps-test deps-vm deps-engines packages-engines deps-bench deps-fuzz toolchain nightly root
+	deps deps-test deps-vm deps-engines packages-engines deps-bench deps-fuzz deps-instructions toolchain nightly root
 
 help: ## List these targets
 	@echo "Ultari: a low-level OCI container runtime. Targets:"
@@ -115,6 +115,20 @@ bench: root deps-bench build ## Compare with crun, runc and the kernel's own flo
 	cargo build $(CARGO_ARGS) --release --example floor
 	@python3 -B benches/tests.py
 	@$(BENCH) benches/run
+
+# The processor is emulated, so that a bit must do; a table of `make bench` has it as a row.
+bench-vm: root deps-bench deps-vm build ## Measure `run` on cgroup v2 in a VM: a row of the table of `make bench`
+	cargo build $(CARGO_ARGS) --release --example floor
+	@mkdir -p $(TARGET_DIR)/bench
+	@code=0; $(BENCH) tests/vm/run plain sh -c 'exec env $(BENCH) benches/run vm' >$(TARGET_DIR)/bench-vm.log || code=$$?; \
+		[ $$code = 0 ] || { cat $(TARGET_DIR)/bench-vm.log; exit $$code; }
+	@tail -n 1 $(TARGET_DIR)/bench-vm.log >$(TARGET_DIR)/bench-vm.json
+	@$(BENCH) benches/run report
+
+bench-instructions: deps-instructions build ## Count instructions, whatever the load: SAVE=1 keeps them to compare with
+	cargo build $(CARGO_ARGS) --release --example parts
+	@ULTARI="$(ULTARI)" PARTS="$(RELEASE)/examples/parts" OUT="$(TARGET_DIR)/instructions.json" \
+		BASELINE="$(BASELINE)" SAVE="$(SAVE)" benches/instructions
 
 BENCH = ULTARI="$(ULTARI)" FLOOR="$(RELEASE)/examples/floor" OUT="$(TARGET_DIR)/bench" \
 	PEERS="$(PEERS)" CONTENDERS="$(CONTENDERS)" MEASURE="$(MEASURE)" QUICK="$(QUICK)" WRITE="$(WRITE)"
@@ -205,6 +219,9 @@ deps-fuzz:
 
 deps-bench:
 	$(call apt,$(BENCH_PACKAGES))
+
+deps-instructions:
+	$(call apt,$(BUILD_PACKAGES) valgrind python3)
 
 toolchain:
 	@[ -n "$(HOST)" ] || { echo "The Rust toolchain (1.89 or newer) is needed: cargo and rustc on the PATH" >&2; exit 1; }
