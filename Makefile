@@ -60,7 +60,7 @@ endef
 help: ## List these targets
 	@echo "Ultari: a low-level OCI container runtime. Targets:"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
-		printf '  %-12s %s\n' "$$name" "$$text"; \
+		printf '  %-18s %s\n' "$$name" "$$text"; \
 	done
 
 build: deps toolchain $(MANUAL)/man8/ultari.8 ## Build the optimised static program: bin/ultari
