@@ -143,9 +143,24 @@ def details(result, contenders):
         rows = [["the steps, ms", *STEPS]]
         rows += [[name, *(f"{steps[step][name]:.2f}" for step in STEPS)] for name in contenders if name in steps["create"]]
         text += "\n" + plain(rows)
+    if ours := result["kernel"].get(HIGHLIGHT):
+        text += "\n" + kernel_time(ours, result["kernel"].get("floor", {}))
     if without := medians(result, "seccomp").get("ultari without"):
         text += f"\nultari without a seccomp profile, in turns with it: {without:.2f} ms\n"
     return text
+
+
+def kernel_time(ours, floor, most=16):
+    """The system calls of a run that cost most, with those of the floor."""
+    names = sorted(ours, key=lambda name: -ours[name][1])
+    rest = names[most:]
+
+    def row(title, names):
+        both = [[sum(of.get(name, (0, 0))[part] for name in names) for part in (0, 1)] for of in (ours, floor)]
+        return [title, *(cell for calls, seconds in both for cell in (f"{calls:.0f}", f"{1000 * seconds:.2f}"))]
+
+    rows = [["kernel time", "calls", "ms", "floor's calls", "ms"], *(row(name, [name]) for name in names[:most])]
+    return plain([*rows, row("all others", [*rest, *(floor.keys() - ours.keys())]), row("all", ours.keys() | floor.keys())])
 
 
 def plain(rows):

@@ -33,14 +33,15 @@ def machine(repository):
 class Measure:
     """One method a measure; each returns figures by contender."""
 
-    def __init__(self, arena, quick):
+    def __init__(self, arena, quick, share):
         self.arena = arena
         self.quick = quick
+        self.share = 0.1 if quick else share
         # Other work on the machine comes and goes, and should fall on all contenders alike.
         self.turns = 2 if quick else 10
 
     def all(self, names):
-        result = {"times": {}, "counts": {}}
+        result = {"times": {}, "counts": {}, "kernel": {}}
         for name in names:
             print(f"measuring {name}", file=sys.stderr)
             for kind, figures in getattr(self, name)().items():
@@ -50,7 +51,7 @@ class Measure:
     def hyperfine(self, name, runs, commands, prepare=None, warmup=2):
         """Commands by contender in turns, each with what comes before every run of it; all times in
         seconds by contender."""
-        each = max(2, (runs if not self.quick else runs // 10) // self.turns)
+        each = max(2, round(runs * self.share / self.turns))
         output = self.arena.out / f"{name}.json"
         line = ["hyperfine", "--shell", "none", "--style", "none", "--warmup", str(warmup), "--runs", str(each)]
         line += ["--export-json", str(output)]
@@ -135,11 +136,23 @@ class Measure:
 
     def syscalls(self):
         """All of all processes, from the runtime's execve to the exit of the container's program."""
-        return {"counts": {"syscalls": {name: self.median(self.syscalls_of, name) for name in self.arena.names}}}
+        counts, kernel = {}, {}
+        for name in self.arena.names:
+            runs = [self.syscalls_of(name) for _ in range(2 if self.quick else 20)]
+            counts[name] = statistics.median(sum(calls for calls, _ in run.values()) for run in runs)
+            if name in ("floor", "ultari"):
+                # By system call: how many a run, and how long.
+                calls = {call for run in runs for call in run}
+                kernel[name] = {
+                    call: [sum(run.get(call, (0, 0))[part] for run in runs) / len(runs) for part in (0, 1)]
+                    for call in calls
+                }
+        return {"counts": {"syscalls": counts}, "kernel": kernel}
 
     def syscalls_of(self, name):
         output = self.arena.out / "strace"
-        self.quiet("strace", "-f", "-c", "-U", "calls,name", "-o", str(output), *self.arena.run(name))
+        columns = "time-total,calls,name"
+        self.quiet("strace", "-f", "-c", "-U", columns, "-o", str(output), *self.arena.run(name))
         return syscalls_in(output.read_text())
 
     def memory(self):
@@ -184,8 +197,9 @@ class Measure:
 
 
 def syscalls_in(table):
-    """The sum in strace's table."""
-    return int(re.search(r"^\s*(\d+)\s+total$", table, re.M)[1])
+    """Number and seconds of each system call in strace's table."""
+    found = re.findall(r"^ *([0-9.]+) +([0-9]+) +([a-z0-9_]+)$", table, re.M)
+    return {name: (int(calls), float(seconds)) for seconds, calls, name in found if name != "total"}
 
 
 def size(program):

@@ -17,6 +17,7 @@ RESULT = {
         "start": {"ultari": [0.001], "crun": [0.004]},
         "delete": {"ultari": [0.001], "crun": [0.002]},
     },
+    "kernel": {},
     "counts": {"binary": {"ultari": 100, "crun": 100}, "syscalls": {"ultari": 320, "crun": 800}},
 }
 
@@ -62,8 +63,17 @@ class Figures(unittest.TestCase):
         with self.assertRaises(ValueError):
             figures.inserted("no marks", "new")
 
-    def test_straces_sum(self):
-        self.assertEqual(measure.syscalls_in("calls syscall\n---- ----\n  12 read\n---- ----\n  12 total\n"), 12)
+    def test_straces_table(self):
+        table = "seconds calls syscall\n------- ----- -------\n 0.5 12 pread64\n 0.0 1 read\n------- ----- -------\n 0.5 13 total\n"
+        self.assertEqual(measure.syscalls_in(table), {"pread64": (12, 0.5), "read": (1, 0.0)})
+
+    def test_kernel_time_adds_up(self):
+        text = figures.kernel_time({"a": [1, 0.001], "b": [2, 0.0005]}, {"b": [1, 0.002], "c": [3, 0.001]}, most=1)
+        self.assertEqual([line.split() for line in text.splitlines()][1:], [
+            ["a", "1", "1.00", "0", "0.00"],
+            ["all", "others", "2", "0.50", "4", "3.00"],
+            ["all", "3", "1.50", "4", "3.00"],
+        ])
 
 
 class Plot(unittest.TestCase):
