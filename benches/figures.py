@@ -170,10 +170,11 @@ def plain(rows):
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 
-def inserted(page, text):
-    """The page with new figures between its two marks."""
+def inserted(page, text, picture=None):
+    """The page with new figures between its two marks, and the name of a picture."""
+    shown = f"![The times of run, contender by contender]({picture})\n\n" if picture else ""
     new, times = re.subn(
-        f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: f"{BEGIN}\n```\n{text}```\n{END}", page, flags=re.S
+        f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: f"{BEGIN}\n{shown}```\n{text}```\n{END}", page, flags=re.S
     )
     if times != 1:
         raise ValueError(f"the page needs the marks {BEGIN} and {END} once")
