@@ -17,7 +17,7 @@ def strips(times, highlight):
     """`times`: in seconds, by contender."""
     rows = {name: sorted(1000 * value for value in values) for name, values in times.items()}
     # A shared machine's outliers would squeeze everything else; they are counted instead.
-    end = max(quantiles(values, n=20)[-1] for values in rows.values()) * 1.05
+    end = max(quantiles(values, n=20, method="inclusive")[-1] for values in rows.values()) * 1.05
     height = TOP + ROW * len(rows) + BOTTOM
 
     def x(value):
@@ -40,17 +40,16 @@ def strips(times, highlight):
     for index, (name, values) in enumerate(rows.items()):
         color = "#c2410c" if name == highlight else "#3b6ea5"
         middle = TOP + ROW * index + ROW / 2
-        low, _, high = quantiles(values, n=4)
+        low, _, high = quantiles(values, n=4, method="inclusive")
         svg.append(f'<text x="{LEFT - 10}" y="{middle + 4}" text-anchor="end">{escape(name)}</text>')
         for number, value in enumerate(value for value in values if value <= end):
             # Spread over the strip evenly, and the same each time: the golden ratio's multiples.
             y = middle - 20 + 40 * (number * 0.618034 % 1)
             svg.append(f'<circle cx="{x(value):.1f}" cy="{y:.1f}" r="1.6" fill="{color}" fill-opacity="0.45"/>')
-        if high <= end:
-            svg.append(
-                f'<rect x="{x(low):.1f}" y="{middle - 14}" width="{x(high) - x(low):.1f}" height="28"'
-                f' fill="none" stroke="{color}"/>'
-            )
+        svg.append(
+            f'<rect x="{x(low):.1f}" y="{middle - 14}" width="{x(high) - x(low):.1f}" height="28"'
+            f' fill="none" stroke="{color}"/>'
+        )
         value = median(values)
         svg.append(
             f'<line x1="{x(value):.1f}" y1="{middle - 20}" x2="{x(value):.1f}" y2="{middle + 20}"'
