@@ -2,6 +2,8 @@
 
 # The program that `demo` and `bench` drive; any runtime with runc's command line will do.
 ULTARI  ?= bin/ultari
+# The companion that `demo-uctr` drives.
+UCTR    ?= bin/uctr
 # What `conformance` compares; the names of others, or paths, can be added.
 RUNTIMES ?= ultari
 PREFIX  ?= /usr/local
@@ -10,14 +12,16 @@ DESTDIR ?=
 # What is installed with apt where it is missing. A C compiler and libc's static
 # archive are there for linking; only a test's bridge to libseccomp is written in C.
 BUILD_PACKAGES = $(if $(shell command -v cc),,gcc) libc6-dev busybox-static
-TEST_PACKAGES  = $(BUILD_PACKAGES) libseccomp-dev util-linux procps strace iproute2 uidmap criu
+TEST_PACKAGES  = $(BUILD_PACKAGES) libseccomp-dev util-linux procps strace iproute2 uidmap criu skopeo umoci \
+	docker-registry apache2-utils openssl nftables
 # The kernel of the VM is fetched by its own script and not installed.
 VM_PACKAGES    = $(TEST_PACKAGES) qemu-system-x86 cpio kmod zstd xz-utils systemd dbus dbus-user-session libpam-systemd
 ENGINE_PACKAGES = $(BUILD_PACKAGES) util-linux procps iproute2 iptables docker.io containerd runc podman buildah \
 	conmon catatonit netavark aardvark-dns slirp4netns fuse-overlayfs uidmap \
 	containernetworking-plugins \
 	protobuf-compiler python3-grpcio python3-protobuf python3-websocket
-BENCH_PACKAGES = $(BUILD_PACKAGES) util-linux crun runc hyperfine strace time python3
+DEMO_PACKAGES  = $(BUILD_PACKAGES) util-linux procps iproute2 nftables docker-registry
+BENCH_PACKAGES = $(BUILD_PACKAGES) util-linux crun runc hyperfine skopeo umoci strace time python3
 
 # Static programs: an explicit --target keeps +crt-static away from build scripts
 # and procedural macros, which must stay dynamically linked.
@@ -54,8 +58,9 @@ apt-get -qq -o DPkg::Lock::Timeout=600 update && \
 apt-get -qq -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends $$missing >/dev/null
 endef
 
-.PHONY: help build demo bundles test test-vm test-engines bench bench-vm bench-instructions crash-matrix load conformance fuzz miri deny install clean \
-	deps deps-test deps-vm deps-engines packages-engines deps-bench deps-fuzz deps-instructions toolchain nightly root
+.PHONY: help build demo demo-uctr bundles test test-vm test-engines bench bench-vm bench-instructions bench-unpack crash-matrix load \
+	conformance fuzz miri deny install clean deps deps-test deps-vm deps-engines deps-demo packages-test packages-vm packages-engines \
+	packages-demo deps-bench deps-instructions deps-fuzz toolchain nightly root
 
 help: ## List these targets
 	@echo "Ultari: a low-level OCI container runtime. Targets:"
@@ -63,13 +68,17 @@ help: ## List these targets
 		printf '  %-18s %s\n' "$$name" "$$text"; \
 	done
 
-build: deps toolchain $(MANUAL)/man8/ultari.8 ## Build the optimised static program: bin/ultari
-	cargo build $(CARGO_ARGS) --release --bins
-	@install -D -m 755 $(RELEASE)/ultari bin/ultari
-	@case $$(LC_ALL=C ldd bin/ultari 2>&1) in \
-	*"=>"*) echo "bin/ultari is dynamically linked; it must be static" >&2; exit 1 ;; \
-	esac
-	@echo "bin/ultari: static, $$(($$(stat -c %s bin/ultari) / 1024)) KiB"
+# One after the other: together, what one asks of a dependency would be in the other, too.
+build: deps toolchain $(MANUAL)/man8/ultari.8 ## Build the optimised static programs: bin/ultari, bin/uctr
+	@for program in ultari uctr; do \
+		echo "cargo build $(CARGO_ARGS) --release -p $$program --bin $$program"; \
+		cargo build $(CARGO_ARGS) --release -p $$program --bin $$program && \
+		install -D -m 755 $(RELEASE)/$$program bin/$$program || exit 1; \
+		case $$(LC_ALL=C ldd bin/$$program 2>&1) in \
+		*"=>"*) echo "bin/$$program is dynamically linked; it must be static" >&2; exit 1 ;; \
+		esac; \
+		echo "bin/$$program: static, $$(($$(stat -c %s bin/$$program) / 1024)) KiB"; \
+	done
 
 # From the definitions of the command line: manual pages and completions, for `install`.
 $(MANUAL)/man8/ultari.8: src/cli.rs docs/manual.rs Cargo.lock | deps toolchain
@@ -88,6 +97,9 @@ demo: root bundles $(if $(filter bin/ultari,$(ULTARI)),build) ## Run a container
 	@echo
 	@echo "Now look around yourself, in a shell in a container (exit leaves it):"
 	@echo "  $(ULTARI) run -b bundles/shell sh1"
+
+demo-uctr: root deps-demo $(if $(filter bin/uctr,$(UCTR)),build) ## Push an image to a registry, pull it and run it as a service on a port
+	@UCTR="$(UCTR)" demo/uctr
 
 bundles: deps bundles/hello/rootfs bundles/shell/rootfs ## Make the example bundles' root file systems
 
@@ -132,6 +144,10 @@ bench-instructions: deps-instructions build ## Count instructions, whatever the 
 
 BENCH = ULTARI="$(ULTARI)" FLOOR="$(RELEASE)/examples/floor" OUT="$(TARGET_DIR)/bench" \
 	PEERS="$(PEERS)" CONTENDERS="$(CONTENDERS)" MEASURE="$(MEASURE)" QUICK="$(QUICK)" WRITE="$(WRITE)"
+
+bench-unpack: root deps-bench build ## Unpack an image of 600 MB and 25,000 files beside umoci and podman
+	cargo build $(CARGO_ARGS) --release -p uctr
+	UCTR=$(RELEASE)/uctr OUT=$(TARGET_DIR)/bench benches/uctr-unpack
 
 test-engines: root deps-engines $(if $(filter bin/ultari,$(ULTARI)),build) ## Drive Docker, containerd, CRI, Podman and Buildah: ENGINES="docker cri"
 	ULTARI="$(ULTARI)" tests/engines/run $(ENGINES)
@@ -179,9 +195,11 @@ deny: toolchain ## Check licences, sources and known holes of all dependencies
 	*) echo "$$out" >&2; exit 1 ;; \
 	esac
 
-install: ## Install program, manual pages and completions to $(DESTDIR)$(PREFIX) (after `make build`)
-	@[ -x bin/ultari ] && [ -e $(MANUAL)/man8/ultari.8 ] || { echo "bin/ultari is not there: run make build first" >&2; exit 1; }
+install: ## Install programs, manual pages and completions to $(DESTDIR)$(PREFIX) (after `make build`)
+	@[ -x bin/ultari ] && [ -x bin/uctr ] && [ -e $(MANUAL)/man8/ultari.8 ] || \
+		{ echo "bin/ultari or bin/uctr is not there: run make build first" >&2; exit 1; }
 	install -D -m 755 bin/ultari $(DESTDIR)$(PREFIX)/bin/ultari
+	install -m 755 bin/uctr $(DESTDIR)$(PREFIX)/bin/uctr
 	install -d $(DESTDIR)$(PREFIX)/share/man/man8
 	install -m 644 $(MANUAL)/man8/*.8 $(DESTDIR)$(PREFIX)/share/man/man8
 	install -D -m 644 $(MANUAL)/completions/ultari.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/ultari
@@ -195,21 +213,24 @@ clean: ## Remove everything that was built
 deps: ## Install the packages that building and the demo need
 	$(call apt,$(BUILD_PACKAGES))
 
-deps-test:
-	$(call apt,$(TEST_PACKAGES))
-
-deps-vm:
-	$(call apt,$(VM_PACKAGES))
-
 # What is installed may not start its daemons; the tests start them, away from the host.
-deps-engines:
+deps-test deps-vm deps-engines deps-demo:
 	@policy=/usr/sbin/policy-rc.d; \
 	if [ "$$(id -u)" = 0 ] && [ ! -e $$policy ]; then \
 		trap "rm -f $$policy" EXIT INT TERM; \
 		install -m 755 /dev/null $$policy; \
 		printf '#!/bin/sh\nexit 101\n' >$$policy; \
 	fi; \
-	$(MAKE) --no-print-directory packages-engines
+	$(MAKE) --no-print-directory $(@:deps-%=packages-%)
+
+packages-test:
+	$(call apt,$(TEST_PACKAGES))
+
+packages-vm:
+	$(call apt,$(VM_PACKAGES))
+
+packages-demo:
+	$(call apt,$(DEMO_PACKAGES))
 
 packages-engines:
 	$(call apt,$(ENGINE_PACKAGES))

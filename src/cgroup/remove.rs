@@ -2,7 +2,7 @@
 
 use super::node::Node;
 use super::processes::{all_below, wait_for_event};
-use super::{Cgroup, Hierarchy, Version};
+use super::{Cgroup, Hierarchy, Version, unprivileged};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use std::thread::sleep;
@@ -59,6 +59,8 @@ impl Cgroup {
                 Ok(()) | Err(Errno::ENOENT) => {}
                 // Another container may be in it by now; it stays then, and all above it.
                 Err(Errno::EBUSY | Errno::ENOTEMPTY) => break,
+                // Another user's, who has containers too.
+                Err(Errno::EACCES | Errno::EPERM) if unprivileged() => break,
                 Err(errno) => {
                     return Err(errno).with_context(|| format!("cannot remove {}", parent.path()));
                 }

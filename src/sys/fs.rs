@@ -82,6 +82,21 @@ pub fn is_inherited(fd: RawFd) -> bool {
     flags >= 0 && flags & libc::FD_CLOEXEC == 0
 }
 
+/// Takes over the descriptor `number`, which this program was executed with, as one that it owns.
+/// The number is free afterwards; ask once for each, before anything else is opened.
+///
+/// # Errors
+/// `EBADF` when it is not open, or would not have survived an exec.
+pub fn take_inherited(number: RawFd) -> nix::Result<OwnedFd> {
+    if number < 3 || !is_inherited(number) {
+        return Err(nix::errno::Errno::EBADF);
+    }
+    // SAFETY: a descriptor without close-on-exec is none that this program has opened: Rust's and
+    // ours all have it.
+    let inherited = unsafe { OwnedFd::from_raw_fd(number) };
+    inherited.try_clone().map_err(|_| nix::errno::Errno::EMFILE)
+}
+
 /// Makes `fd` appear as number `target` (0, 1 or 2) without close-on-exec.
 ///
 /// # Errors

@@ -160,6 +160,35 @@ pub fn spawn_without_new_privileges(command: &mut std::process::Command) {
     unsafe { command.pre_exec(|| Ok(no_new_privileges()?)) };
 }
 
+/// Has `command` lead a session of its own: signals of the caller's terminal don't reach it, and it
+/// outlives that.
+pub fn spawn_in_session(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: one system call without arguments; nothing is allocated or locked.
+    unsafe { command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?)) };
+}
+
+/// Has `command`, which leads a process group of its own, take the terminal on standard input, if
+/// there is one, and start without blocked signals.
+pub fn spawn_in_foreground(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let set_up = || {
+        // SAFETY: system calls that take plain numbers and a set on the stack; nothing is allocated
+        // or locked. Stopping for a background process that takes the terminal is not wanted.
+        unsafe {
+            let mut all = std::mem::zeroed();
+            libc::sigfillset(&raw mut all);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
+            libc::tcsetpgrp(0, libc::getpid());
+            libc::sigemptyset(&raw mut all);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
+        }
+        Ok(())
+    };
+    // SAFETY: see above.
+    unsafe { command.pre_exec(set_up) };
+}
+
 /// Says whether other processes of the same user may look into this one (`/proc/PID/exe`, ptrace).
 ///
 /// # Errors

@@ -413,6 +413,22 @@ fn hooks_have_the_users_rights_and_no_more() {
 }
 
 #[test]
+fn containers_of_root_do_not_stand_in_the_way() {
+    need_user!();
+    let sandbox = Sandbox::of_user("besides", "true");
+    // Where root's containers without a linux.cgroupsPath are.
+    let parents: Vec<_> = HIERARCHIES.iter().map(|path| path.join("ultari")).collect();
+    let of_root = |parent: &PathBuf| parent.join(format!("of-root-{}", sandbox.id));
+    parents.iter().for_each(|parent| fs::create_dir_all(of_root(parent)).unwrap());
+    let output = sandbox.run();
+    for parent in &parents {
+        fs::remove_dir(of_root(parent)).unwrap();
+        let _ = fs::remove_dir(parent);
+    }
+    output.ok();
+}
+
+#[test]
 fn without_a_cgroup_only_limits_fail() {
     need_user!();
     let mut sandbox = Sandbox::of_user("limits", "true");

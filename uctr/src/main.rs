@@ -1,0 +1,7 @@
+//! The `uctr` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    uctr::cli::main()
+}
