@@ -21,7 +21,7 @@ ENGINE_PACKAGES = $(BUILD_PACKAGES) util-linux procps iproute2 iptables docker.i
 	containernetworking-plugins \
 	protobuf-compiler python3-grpcio python3-protobuf python3-websocket
 DEMO_PACKAGES  = $(BUILD_PACKAGES) util-linux procps iproute2 nftables docker-registry
-BENCH_PACKAGES = $(BUILD_PACKAGES) util-linux crun runc hyperfine skopeo umoci
+BENCH_PACKAGES = $(BUILD_PACKAGES) util-linux crun runc hyperfine skopeo umoci strace time python3
 
 # Static programs: an explicit --target keeps +crt-static away from build scripts
 # and procedural macros, which must stay dynamically linked.
@@ -58,14 +58,14 @@ apt-get -qq -o DPkg::Lock::Timeout=600 update && \
 apt-get -qq -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends $$missing >/dev/null
 endef
 
-.PHONY: help build demo demo-uctr bundles test test-vm test-engines bench bench-unpack crash-matrix load conformance fuzz miri deny \
-	install clean deps deps-test deps-vm deps-engines deps-demo packages-test packages-vm packages-engines packages-demo deps-bench \
-	deps-fuzz toolchain nightly root
+.PHONY: help build demo demo-uctr bundles test test-vm test-engines bench bench-vm bench-instructions bench-unpack crash-matrix load \
+	conformance fuzz miri deny install clean deps deps-test deps-vm deps-engines deps-demo packages-test packages-vm packages-engines \
+	packages-demo deps-bench deps-instructions deps-fuzz toolchain nightly root
 
 help: ## List these targets
 	@echo "Ultari: a low-level OCI container runtime. Targets:"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
-		printf '  %-12s %s\n' "$$name" "$$text"; \
+		printf '  %-18s %s\n' "$$name" "$$text"; \
 	done
 
 # One after the other: together, what one asks of a dependency would be in the other, too.
@@ -122,9 +122,28 @@ test: root deps-test toolchain ## Check format and lints, run the unit and integ
 test-vm: root deps-vm $(if $(filter bin/ultari,$(ULTARI)),build) ## Run the tests in a VM with cgroup v2: all, or TESTS="parts of names"
 	@CARGO_ARGS="$(CARGO_ARGS)" ULTARI_BIN="$(abspath $(ULTARI))" tests/vm/tests $(TESTS)
 
-bench: root deps-bench build ## Compare with crun, runc and the kernel's own floor
+# benches/run says what else can be set: QUICK=1, PEERS=DIR, CONTENDERS, MEASURE, WRITE.
+bench: root deps-bench build ## Compare with crun, runc and the kernel's own floor: all of it, or QUICK=1
 	cargo build $(CARGO_ARGS) --release --example floor
-	ULTARI=$(ULTARI) FLOOR=$(RELEASE)/examples/floor OUT=$(TARGET_DIR)/bench benches/run
+	@python3 -B benches/tests.py
+	@$(BENCH) benches/run
+
+# The processor is emulated, so that a bit must do; a table of `make bench` has it as a row.
+bench-vm: root deps-bench deps-vm build ## Measure `run` on cgroup v2 in a VM: a row of the table of `make bench`
+	cargo build $(CARGO_ARGS) --release --example floor
+	@mkdir -p $(TARGET_DIR)/bench
+	@code=0; $(BENCH) tests/vm/run plain sh -c 'exec env $(BENCH) benches/run vm' >$(TARGET_DIR)/bench-vm.log || code=$$?; \
+		[ $$code = 0 ] || { cat $(TARGET_DIR)/bench-vm.log; exit $$code; }
+	@tail -n 1 $(TARGET_DIR)/bench-vm.log >$(TARGET_DIR)/bench-vm.json
+	@$(BENCH) benches/run report
+
+bench-instructions: deps-instructions build ## Count instructions, whatever the load: SAVE=1 keeps them to compare with
+	cargo build $(CARGO_ARGS) --release --example parts
+	@ULTARI="$(ULTARI)" PARTS="$(RELEASE)/examples/parts" OUT="$(TARGET_DIR)/instructions.json" \
+		BASELINE="$(BASELINE)" SAVE="$(SAVE)" benches/instructions
+
+BENCH = ULTARI="$(ULTARI)" FLOOR="$(RELEASE)/examples/floor" OUT="$(TARGET_DIR)/bench" \
+	PEERS="$(PEERS)" CONTENDERS="$(CONTENDERS)" MEASURE="$(MEASURE)" QUICK="$(QUICK)" WRITE="$(WRITE)"
 
 bench-unpack: root deps-bench build ## Unpack an image of 600 MB and 25,000 files beside umoci and podman
 	cargo build $(CARGO_ARGS) --release -p uctr
@@ -221,6 +240,9 @@ deps-fuzz:
 
 deps-bench:
 	$(call apt,$(BENCH_PACKAGES))
+
+deps-instructions:
+	$(call apt,$(BUILD_PACKAGES) valgrind python3)
 
 toolchain:
 	@[ -n "$(HOST)" ] || { echo "The Rust toolchain (1.89 or newer) is needed: cargo and rustc on the PATH" >&2; exit 1; }

@@ -25,8 +25,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, chdir, execv, pivot_root, sethostname};
 
-/// Where the cgroup lies in each hierarchy.
-const CGROUP: &str = "ultari-bench/floor";
+/// Where the cgroups lie in each hierarchy.
+const CGROUPS: &str = "ultari-bench";
 
 /// The namespaces of the config.
 const NAMESPACES: i32 = libc::CLONE_NEWPID
@@ -198,17 +198,18 @@ impl Hierarchies {
             Self::V1(points) => points,
         };
         let mut folders = Vec::new();
+        // Several floors may run at once.
+        let name = format!("floor-{}", std::process::id());
         for root in roots {
-            let folder = root.join(CGROUP);
+            let parent = root.join(CGROUPS);
+            let folder = parent.join(&name);
             if fs::create_dir(&folder).is_err() {
-                let parent = root.join("ultari-bench");
                 DirBuilder::new().recursive(true).create(&parent)?;
                 inherit_cpuset(root, &parent)?;
+                // Another one may have made the parent meanwhile, but not this.
                 make_folder(&folder)?;
             }
-            if let Some(parent) = folder.parent() {
-                inherit_cpuset(parent, &folder)?;
-            }
+            inherit_cpuset(&parent, &folder)?;
             folders.push(folder);
         }
         Ok(folders)
