@@ -6,9 +6,9 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -74,45 +74,76 @@ fn start_time(pid: i32) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
-/// Starts this program anew as a helper, and returns what it answers to `input` when it is ready.
+/// A helper that is ready, and ends unless it is let go: nothing is left when we are killed before
+/// it is on record.
+pub struct Started<T> {
+    pub process: Process,
+    /// What it answered.
+    pub answer: T,
+    line: ChildStdin,
+}
+
+impl<T> Started<T> {
+    /// It is on record now.
+    pub fn let_go(mut self) -> Result<()> {
+        self.line.write_all(b"\n").context("let the process go")
+    }
+}
+
+/// Starts this program anew as a helper, with `input`, and waits until it is ready.
 pub fn start<T: for<'a> Deserialize<'a>>(
     paths: &Paths,
     command: &str,
     input: &impl Serialize,
-) -> Result<(Process, T)> {
-    let absolute = |path: &Path| std::path::absolute(path).context("the current folder");
+) -> Result<Started<T>> {
     let mut child = Command::new("/proc/self/exe")
         .arg("--root")
-        .arg(absolute(&paths.data)?)
+        .arg(&paths.data)
         .arg("--run-root")
-        .arg(absolute(&paths.run)?)
+        .arg(&paths.run)
         .arg(command)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .with_context(|| format!("start the process {command}"))?;
-    let talk = || -> Result<(Process, T)> {
-        let process = Process::of(child.id().cast_signed())?;
-        let mut stdin = child.stdin.take().context("no pipe")?;
-        serde_json::to_writer(&mut stdin, input)?;
-        drop(stdin);
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().context("no pipe")?).read_line(&mut line)?;
-        let answer: Result<T, String> =
-            serde_json::from_str(&line).with_context(|| format!("process {command} failed"))?;
-        Ok((process, answer.map_err(|error| anyhow!(error))?))
-    };
-    let mut talk = talk;
-    talk().inspect_err(|_| {
+    talk(&mut child, input).with_context(|| format!("process {command}")).inspect_err(|_| {
         let _ = child.kill();
         let _ = child.wait();
-    })
+    })?
+}
+
+/// What goes wrong on the way, or what the helper says that does.
+fn talk<T: for<'a> Deserialize<'a>>(
+    child: &mut Child,
+    input: &impl Serialize,
+) -> Result<Result<Started<T>>> {
+    let process = Process::of(child.id().cast_signed())?;
+    let mut line = child.stdin.take().context("no pipe")?;
+    line.write_all(&to_line(input)?)?;
+    let mut said = String::new();
+    BufReader::new(child.stdout.take().context("no pipe")?).read_line(&mut said)?;
+    let answer: Result<T, String> = serde_json::from_str(&said).context("no answer")?;
+    match answer {
+        Ok(answer) => Ok(Ok(Started { process, answer, line })),
+        Err(error) => {
+            child.wait()?;
+            Ok(Err(anyhow!(error)))
+        }
+    }
+}
+
+fn to_line(value: &impl Serialize) -> Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    Ok(line)
 }
 
 /// In the helper: what it is to do.
 pub fn input<T: for<'a> Deserialize<'a>>() -> Result<T> {
-    serde_json::from_reader(std::io::stdin()).context("read what is to be done")
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).context("read what is to be done")?;
+    serde_json::from_str(&line).context("read what is to be done")
 }
 
 /// In the helper: leaves the terminal and the mounts of whoever started it.
@@ -134,13 +165,18 @@ pub fn into_background(paths: &Paths) -> Result<()> {
     Ok(())
 }
 
-/// In the helper: says that it is ready, or why it isn't. Then nobody listens to it any more.
+/// In the helper: says that it is ready, or why it isn't, and waits until it is on record. Then
+/// nobody listens to it any more.
 pub fn answer<T: Serialize>(answer: &Result<T>) -> Result<()> {
     let said = answer.as_ref().map_err(|error| format!("{error:#}"));
-    let mut line = serde_json::to_vec(&said)?;
-    line.push(b'\n');
-    std::io::stdout().write_all(&line).context("answer")?;
+    std::io::stdout().write_all(&to_line(&said)?).context("answer")?;
     std::io::stdout().flush().context("answer")?;
+    if answer.is_err() {
+        return Ok(());
+    }
+    let mut go = String::new();
+    std::io::stdin().read_line(&mut go).context("wait to be on record")?;
+    ensure!(!go.is_empty(), "whoever started this process has ended");
     let null =
         File::options().read(true).write(true).open("/dev/null").context("open /dev/null")?;
     dup_onto(null.as_fd(), 0).context("close the input")?;

@@ -203,9 +203,10 @@ impl<'a> State<'a> {
             return Ok(());
         }
         let job = resolver::Job { network_id: network.id.clone(), address: pool.gateway };
-        let (process, ()) = helper::start(self.paths, resolver::COMMAND, &job)
+        let resolver = helper::start::<()>(self.paths, resolver::COMMAND, &job)
             .with_context(|| format!("names on network {}", network.name))?;
-        definition::save(&self.resolver(network), &process).inspect_err(|_| process.end())
+        definition::save(&self.resolver(network), &resolver.process)?;
+        resolver.let_go()
     }
 
     fn stop_resolver(&self, network: &Network) {
@@ -320,9 +321,11 @@ impl<'a> State<'a> {
             return Ok(());
         }
         let job = proxy::Job { ports: wanted.to_vec(), target, links: record.links() };
-        let (process, ports) = helper::start(self.paths, proxy::COMMAND, &job)?;
-        (record.proxy, record.ports) = (Some(process), ports);
-        self.save(record)
+        let proxy = helper::start::<Vec<PortMapping>>(self.paths, proxy::COMMAND, &job)?;
+        record.proxy = Some(proxy.process);
+        record.ports.clone_from(&proxy.answer);
+        self.save(record)?;
+        proxy.let_go()
     }
 
     fn attach(&mut self, member: &Member, inside: &Socket) -> Result<Attached> {
