@@ -9,7 +9,8 @@
 //! prestart, createRuntime     ── HooksDone ─▶  createContainer hooks, pivot_root, masks, console
 //! keeps or passes the pty     ◀─ Console(fd)
 //! opens the gate              ◀─ Ready ─────   waits at the gate (`create`), or
-//!                             ── Start ─────▶  (`run`, `exec`) goes on
+//!                             ── Start ─────▶  (`run`, `exec`) goes on; sent right after Placed
+//!                                              where P has nothing to do in between
 //! passes it to the agent      ◀─ Listener(fd)  seccomp filter with SCMP_ACT_NOTIFY is loaded
 //!                             ── Delivered ─▶
 //! exec has worked             ◀─ (end) ─────   execve closes the socket

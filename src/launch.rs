@@ -56,6 +56,8 @@ pub struct Options {
     pub detach: bool,
     /// Have systemd make the cgroup.
     pub systemd_cgroup: bool,
+    /// The caller does nothing between the making of the process and [`Child::start`].
+    pub start_at_once: bool,
 }
 
 /// A process that waits to become its program.
@@ -69,6 +71,8 @@ pub struct Child {
     pub console: Option<OwnedFd>,
     /// It is the container's first process, not one of `exec`.
     first: bool,
+    /// It has been told to start already.
+    started: bool,
     channel: Channel,
 }
 
@@ -83,12 +87,37 @@ impl Child {
             false => container.status()?,
         };
         let agent = container.connect_agent(status, init, self.pid)?;
-        self.channel.send(&Message::Start)?;
+        if !self.started {
+            self.channel.send(&Message::Start)?;
+        }
         wait_for_exec(&self.channel, agent)?;
         if self.first {
             container.folder().wait_for_exec();
         }
         timings::step("wait until init has become the program");
+        Ok(())
+    }
+
+    /// Tells it to start before it is ready, which saves it a wait: if nobody has anything to do
+    /// between the two that could fail, or that the program may not overtake.
+    fn start_at_once(
+        &mut self,
+        config: &Config,
+        process: &Process,
+        options: &Options,
+    ) -> Result<()> {
+        let hooks = &config.hooks;
+        let nothing_between = options.pid_file.is_none()
+            && options.pidfd_socket.is_none()
+            && !process.terminal
+            && hooks.prestart.is_empty()
+            && hooks.create_runtime.is_empty()
+            && !notify::is_wanted()
+            && config.seccomp.as_ref().and_then(seccomp::agent::Listener::of).is_none();
+        if options.start_at_once && nothing_between {
+            self.channel.send(&Message::Start)?;
+            self.started = true;
+        }
         Ok(())
     }
 
@@ -396,6 +425,9 @@ fn make(
         drop(init_file);
         netdev::move_all(&config.net_devices, child.pid, &child.pidfd)?;
         child.channel.send(&Message::Placed)?;
+        if let (None, Some(process)) = (gate, &config.process) {
+            child.start_at_once(config, process, options)?;
+        }
         timings::step("put init on record");
         let pid = child.pid;
         child.converse(options, &|| runtime_hooks(record, config, pid))?;
@@ -431,7 +463,7 @@ fn clone_init(plan: NewContainer, cgroup: &cgroup::Cgroup) -> Result<(Child, Ini
             init::new_container(plan, theirs)
         }
         Forked::Parent { pid, pidfd } => {
-            let child = Child { pid, pidfd, console: None, first: true, channel };
+            let child = Child { pid, pidfd, console: None, first: true, started: false, channel };
             match nix::unistd::fchdir(&here).context("return to the working directory") {
                 Ok(()) => Ok((child, plan.init_file)),
                 Err(error) => Err(child.give_up(error)),
@@ -581,12 +613,15 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
             let user = config.namespaces.get(Ns::User).is_some();
             init::joined(&plan, &target, left, user, root, theirs)
         }
-        Forked::Parent { pid, pidfd } => Child { pid, pidfd, console: None, first: false, channel },
+        Forked::Parent { pid, pidfd } => {
+            Child { pid, pidfd, console: None, first: false, started: false, channel }
+        }
     };
     drop(theirs);
     timings::step("clone the process");
     let outcome = place(&child, &cgroup, &container.record, Some(process), proc)
         .and_then(|()| child.channel.send(&Message::Placed))
+        .and_then(|()| child.start_at_once(config, process, options))
         .and_then(|()| child.converse(options, &|| Ok(())));
     timings::step("put it into the cgroup, wait until it is ready");
     match outcome {

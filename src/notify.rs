@@ -20,6 +20,11 @@ use crate::state::Folder;
 use crate::sys::mount::MountAttr;
 
 const VARIABLE: &str = "NOTIFY_SOCKET";
+
+/// Whether the caller wants to know when the container is ready.
+pub fn is_wanted() -> bool {
+    std::env::var_os(VARIABLE).is_some()
+}
 /// Where the container finds the folder with its socket, as with runc.
 pub(crate) const DESTINATION: &str = "/run/notify";
 const FILE: &str = "notify.sock";

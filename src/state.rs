@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat, renameat};
+use nix::fcntl::{OFlag, RenameFlags, open, openat, renameat, renameat2};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
@@ -275,12 +275,15 @@ impl Folder {
     /// # Errors
     /// When the file can't be made.
     pub fn create_init(&self) -> Result<InitFile> {
-        let path = self.path.join(INIT);
-        let file = self
-            .file(INIT, OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL)
-            .with_context(|| format!("make {}", path.display()))?;
-        file.lock().with_context(|| format!("lock {}", path.display()))?;
-        Ok(InitFile(file))
+        // It appears locked: whoever finds it unlocked, or puts one there first, deletes the container.
+        let temporary = ".init";
+        let make = || -> std::io::Result<File> {
+            let file = self.file(temporary, OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL)?;
+            file.lock()?;
+            renameat2(&self.fd, temporary, &self.fd, INIT, RenameFlags::RENAME_NOREPLACE)?;
+            Ok(file)
+        };
+        make().map(InitFile).with_context(|| format!("make {}", self.path.join(INIT).display()))
     }
 
     /// The first process, if on record, and whether it (or who makes it) still holds the lock.

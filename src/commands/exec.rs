@@ -46,6 +46,7 @@ pub fn exec(root: PathBuf, args: Exec) -> Result<i32> {
         listen_fds: super::listen_fds(),
         detach: args.detach,
         cgroups: args.cgroup.clone(),
+        start_at_once: true,
         ..Options::default()
     };
     if args.detach {

@@ -33,6 +33,7 @@ fn options(
         detach,
         cgroups: Vec::new(),
         systemd_cgroup,
+        start_at_once: true,
     };
     Ok((bundle, options))
 }

@@ -7,15 +7,15 @@ use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{LazyLock, PoisonError};
+use std::sync::LazyLock;
 
 use serde_json::json;
 
 use crate::namespaces::{Holder, with_user_namespace};
 use crate::skip;
 use crate::support::{
-    ALL_HIERARCHIES, ConsoleSocket, HIERARCHIES, Json, Output, Run, Sandbox, Terminal, bind, host,
-    marked_processes, own_namespace, set_namespace, wait_until,
+    ConsoleSocket, HIERARCHIES, Json, Output, Run, Sandbox, Terminal, bind, host, marked_processes,
+    own_namespace, set_namespace, wait_until,
 };
 
 static CRIU: LazyLock<PathBuf> =
@@ -37,7 +37,6 @@ macro_rules! needs_criu {
         if let Some(why) = &*UNUSABLE {
             skip!("{why}");
         }
-        let _steady = ALL_HIERARCHIES.read().unwrap_or_else(PoisonError::into_inner);
     };
 }
 

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{LazyLock, Mutex, RwLock};
+use std::sync::{LazyLock, Mutex};
 
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -18,10 +18,6 @@ static HOST: LazyLock<Host> = LazyLock::new(Host::prepare);
 /// controller on a v1 or hybrid host. From /proc/self/mountinfo.
 pub static HIERARCHIES: LazyLock<Vec<PathBuf>> =
     LazyLock::new(|| cgroup_mounts().lines().map(mount_point).collect());
-
-/// The kernel's set of cgroup hierarchies: whoever adds one for a time holds it to write, and
-/// whoever drives a program that is upset by one (criu mounts all that a process is in) to read.
-pub static ALL_HIERARCHIES: RwLock<()> = RwLock::new(());
 
 /// The lines of mountinfo on cgroup filesystems where the host has them: other programs may have
 /// mounted them elsewhere for themselves.

@@ -14,7 +14,7 @@ pub use agent::{Agent, Answer, Supervised};
 pub use command::{Output, Run};
 pub use config::{bind, default_config, remove_namespace, set_namespace};
 pub use console::{ConsoleSocket, Terminal};
-pub use host::{ALL_HIERARCHIES, HIERARCHIES, hierarchy, host, marked_processes, program};
+pub use host::{HIERARCHIES, hierarchy, host, marked_processes, program};
 pub use json::Json;
 pub use sandbox::Sandbox;
 
