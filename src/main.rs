@@ -1,5 +1,5 @@
 //! The `ultari` command.
-#![no_main]
+#![cfg_attr(not(test), no_main)]
 
 mod cli;
 mod commands;
@@ -8,9 +8,11 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use ultari::{log, seal, sys};
 
+#[cfg(not(test))]
 ultari::entry!(run);
 
 /// The exit status.
+#[cfg_attr(test, expect(dead_code))]
 fn run() -> i32 {
     if let Err(errno) = sys::process::tidy_up() {
         log::error(&format!("open /dev/null as a standard stream: {}", errno.desc()));
