@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -45,11 +46,16 @@ fn number(sandbox: &Sandbox, file: &str, key: &str) -> u64 {
     words[at + 1].parse().unwrap()
 }
 
-/// A disk that is nobody's, if there is one: its path, major and minor number.
-fn scratch_disk() -> Option<(PathBuf, u64, u64)> {
+/// A disk that is nobody's, if there is one: its path, major and minor number. For one test at a
+/// time: what one has read is in memory, and charged to it, when another one reads it.
+struct Disk(PathBuf, u64, u64, MutexGuard<'static, ()>);
+
+fn scratch_disk() -> Option<Disk> {
+    static IN_USE: Mutex<()> = Mutex::new(());
     let path = PathBuf::from(std::env::var_os("ULTARI_TEST_DISK")?);
     let number = nix::sys::stat::stat(&path).unwrap().st_rdev;
-    Some((path, nix::sys::stat::major(number), nix::sys::stat::minor(number)))
+    let alone = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+    Some(Disk(path, nix::sys::stat::major(number), nix::sys::stat::minor(number), alone))
 }
 
 /// Gives the container the disk as /dev/disk, for reading.
@@ -119,7 +125,7 @@ fn kept_under_pressure(major: u64, minor: u64, resources: Value) -> u64 {
 #[test]
 fn protected_memory_is_not_reclaimed() {
     needs!("memory");
-    let Some((_, major, minor)) = scratch_disk() else { skip!("no disk to read from") };
+    let Some(Disk(_, major, minor, _alone)) = scratch_disk() else { skip!("no disk to read from") };
     let unprotected = kept_under_pressure(major, minor, json!({}));
     assert!(unprotected < 18 * MIB, "no pressure: {unprotected}");
     for resources in [
@@ -239,7 +245,7 @@ fn reads(sandbox: &Sandbox, major: u64, minor: u64) -> (u64, u64) {
 #[test]
 fn reads_of_a_disk_are_limited_in_number() {
     needs!("io");
-    let Some((_, major, minor)) = scratch_disk() else { skip!("no disk to read from") };
+    let Some(Disk(_, major, minor, _alone)) = scratch_disk() else { skip!("no disk to read from") };
     let rate = 50;
     let limit = json!([{"major": major, "minor": minor, "rate": rate}]);
     let block_io = json!({"throttleReadIOPSDevice": limit});
@@ -267,7 +273,9 @@ impl Drop for Scheduler {
 #[test]
 fn weights_divide_a_disk() {
     needs!("io");
-    let Some((path, major, minor)) = scratch_disk() else { skip!("no disk to read from") };
+    let Some(Disk(path, major, minor, _alone)) = scratch_disk() else {
+        skip!("no disk to read from")
+    };
     let file = Path::new("/sys/block").join(path.file_name().unwrap()).join("queue/scheduler");
     if fs::write(&file, "bfq").is_err() {
         skip!("the kernel has no BFQ scheduler");
