@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 use ultari::cgroup::Stats;
 use ultari::container::Container;
-use ultari::log;
+use ultari::{hooks, log};
 
 /// A line of the output, as runc's.
 #[derive(Serialize)]
@@ -73,6 +73,8 @@ fn watch(container: &Container, interval: Duration) -> Result<()> {
         if next.is_some_and(|next| next <= Instant::now()) {
             match container.stats() {
                 Ok(stats) => print(container, "stats", Some(&stats))?,
+                // Somebody is deleting it: the next round sees its end.
+                Err(_) if hooks::ends_within(&pidfd, Duration::ZERO) => {}
                 Err(error) => log::warning(&format!("{error:#}")),
             }
             next = Instant::now().checked_add(interval);
