@@ -312,8 +312,9 @@ fn normal(component: Component<'_>) -> Option<&OsStr> {
     }
 }
 
-/// Without `.` and `..`, which can't climb above the root.
-fn lexically_clean(path: &Path) -> PathBuf {
+/// Without a leading `/`, without `.` and `..`, which can't climb above the root.
+#[must_use]
+pub fn lexically_clean(path: &Path) -> PathBuf {
     let mut clean = PathBuf::new();
     for component in path.components() {
         match component {

@@ -1,5 +1,6 @@
 //! The command line: docker's commands, flags, output columns and exit codes.
 
+mod common;
 mod containers;
 mod images;
 mod networks;

@@ -1,6 +1,5 @@
 //! Commands on networks and ports.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 
@@ -8,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use super::containers::Filters;
+use super::common::{Filters, Inspect, Prune, Rm, Shape, label_column, pairs, print_deleted};
 use crate::container::config::files;
 use crate::container::{self, Container, links};
 use crate::network::definition::{PREDEFINED, Request};
@@ -85,43 +84,11 @@ pub struct Ls {
     /// driver=, id=, label=, name=, type=custom|builtin, dangling=true|false
     #[arg(short, long, value_name = "FILTER")]
     filter: Vec<String>,
-    /// table, table TEMPLATE, json, or a Go template
-    #[arg(long)]
-    format: Option<String>,
     /// Show IDs in full
     #[arg(long)]
     no_trunc: bool,
-    /// Only IDs
-    #[arg(short, long)]
-    quiet: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct Inspect {
-    /// json, or a Go template for each network
-    #[arg(short, long)]
-    format: Option<String>,
-    #[arg(required = true, value_name = "NETWORK")]
-    names: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub struct Rm {
-    /// That one isn't there is no error
-    #[arg(short, long)]
-    force: bool,
-    #[arg(required = true, value_name = "NETWORK")]
-    names: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub struct Prune {
-    /// Don't ask
-    #[arg(short, long)]
-    force: bool,
-    /// Only those that meet a condition: label=, label!=, until=
-    #[arg(long, value_name = "NAME=VALUE")]
-    filter: Vec<String>,
+    #[command(flatten)]
+    shape: Shape,
 }
 
 #[derive(Debug, Args)]
@@ -158,8 +125,13 @@ pub fn run(paths: &Paths, command: Command) -> Result<u8> {
     match command {
         Command::Create(args) => create(paths, args),
         Command::Ls(args) => list(paths, &args),
-        Command::Inspect(args) => inspect(paths, &args),
-        Command::Rm(args) => Ok(remove(paths, &args)),
+        Command::Inspect(args) => args.run(|name| {
+            network::find(paths, name).and_then(|network| network_json(paths, &network))
+        }),
+        Command::Rm(args) => args.run(
+            |name| network::find(paths, name).is_err(),
+            |name| network::members::remove(paths, name).map(drop),
+        ),
         Command::Prune(args) => prune(paths, &args),
         Command::Connect(args) => connect(paths, args),
         Command::Disconnect(args) => disconnect(paths, &args),
@@ -172,15 +144,6 @@ pub fn run_short(paths: &Paths, command: Short) -> Result<u8> {
         Short::Proxy => network::proxy::main(paths).map(|()| 0),
         Short::Resolver => network::resolver::main(paths).map(|()| 0),
     }
-}
-
-/// `key=value`, or `key` alone.
-fn pairs(texts: &[String]) -> BTreeMap<String, String> {
-    let pair = |text: &String| {
-        let (key, value) = text.split_once('=').unwrap_or((text, ""));
-        (key.to_owned(), value.to_owned())
-    };
-    texts.iter().map(pair).collect()
 }
 
 fn create(paths: &Paths, args: Create) -> Result<u8> {
@@ -227,7 +190,6 @@ fn list(paths: &Paths, args: &Ls) -> Result<u8> {
         });
     }
     let row = |network: &Network| {
-        let labels = network.labels.iter().map(|(key, value)| format!("{key}={value}"));
         json!({
             "ID": if args.no_trunc { &network.id } else { output::short_id(&network.id) },
             "Name": network.name,
@@ -236,34 +198,15 @@ fn list(paths: &Paths, args: &Ls) -> Result<u8> {
             "IPv4": network.pool.is_some().to_string(),
             "IPv6": "false",
             "Internal": network.internal.to_string(),
-            "Labels": labels.collect::<Vec<_>>().join(","),
+            "Labels": label_column(&network.labels),
             "Label": network.labels,
             "CreatedAt": output::local_time(network.created),
         })
     };
     let rows: Vec<Value> = networks.iter().map(row).collect();
-    let default = match args.quiet {
-        true => "{{.ID}}",
-        false => "table {{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}",
-    };
-    let format = args.format.as_deref().filter(|_| !args.quiet);
-    print(&Listing { default, titles: NETWORKS }.render(format, &rows)?)?;
+    let default = "table {{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}";
+    args.shape.print(Listing { default, titles: NETWORKS }, "{{.ID}}", &rows)?;
     Ok(0)
-}
-
-fn inspect(paths: &Paths, args: &Inspect) -> Result<u8> {
-    let (mut found, mut errors) = (Vec::new(), Vec::new());
-    for name in &args.names {
-        match network::find(paths, name).and_then(|network| network_json(paths, &network)) {
-            Ok(value) => found.push(value),
-            Err(error) => errors.push(error),
-        }
-    }
-    print(&output::objects(args.format.as_deref(), &found)?)?;
-    for error in &errors {
-        eprintln!("uctr: {error:#}");
-    }
-    Ok(u8::from(!errors.is_empty()))
 }
 
 /// What `inspect` shows of a network.
@@ -323,22 +266,6 @@ fn member_json(member: &OnNetworks, network: &Network) -> Option<Value> {
     }))
 }
 
-fn remove(paths: &Paths, args: &Rm) -> u8 {
-    let mut code = 0;
-    for name in &args.names {
-        let missing = network::find(paths, name).is_err();
-        match network::members::remove(paths, name) {
-            Ok(_) => println!("{name}"),
-            Err(_) if missing && args.force => {}
-            Err(error) => {
-                eprintln!("uctr: {error:#}");
-                code = 1;
-            }
-        }
-    }
-    code
-}
-
 /// The networks that containers name, running or not.
 fn used(paths: &Paths) -> Result<Vec<String>> {
     let containers = container::list(paths)?;
@@ -355,16 +282,10 @@ fn is_custom(network: &Network) -> bool {
 }
 
 fn prune(paths: &Paths, args: &Prune) -> Result<u8> {
-    let filters = Filters::parse(&args.filter)?;
     let warning =
         "WARNING! This will remove all custom networks not used by at least one container.";
-    if !args.force && !output::confirm(warning)? {
-        return Ok(0);
-    }
-    let names = prune_networks(paths, &filters)?;
-    if !names.is_empty() {
-        print(&format!("Deleted Networks:\n{}\n\n", names.join("\n")))?;
-    }
+    let Some(filters) = args.agreed(warning)? else { return Ok(0) };
+    print_deleted("Networks", &prune_networks(paths, &filters)?)?;
     Ok(0)
 }
 

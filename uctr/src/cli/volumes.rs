@@ -6,7 +6,7 @@ use anyhow::{Result, bail, ensure};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::containers::Filters;
+use super::common::{self, Filters, Inspect, Rm, Shape, label_column, pairs, print_deleted};
 use crate::container;
 use crate::disk;
 use crate::network::random_id;
@@ -47,30 +47,8 @@ pub struct Ls {
     /// dangling=true|false, driver=, label=, name=
     #[arg(short, long, value_name = "FILTER")]
     filter: Vec<String>,
-    /// table, table TEMPLATE, json, or a Go template
-    #[arg(long)]
-    format: Option<String>,
-    /// Only names
-    #[arg(short, long)]
-    quiet: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct Inspect {
-    /// json, or a Go template for each volume
-    #[arg(short, long)]
-    format: Option<String>,
-    #[arg(required = true, value_name = "VOLUME")]
-    names: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub struct Rm {
-    /// That one isn't there is no error
-    #[arg(short, long)]
-    force: bool,
-    #[arg(required = true, value_name = "VOLUME")]
-    names: Vec<String>,
+    #[command(flatten)]
+    shape: Shape,
 }
 
 #[derive(Debug, Args)]
@@ -78,20 +56,22 @@ pub struct Prune {
     /// Also volumes with names
     #[arg(short, long)]
     all: bool,
-    /// Don't ask
-    #[arg(short, long)]
-    force: bool,
-    /// Only those that meet a condition: label=, label!=, until=
-    #[arg(long, value_name = "NAME=VALUE")]
-    filter: Vec<String>,
+    #[command(flatten)]
+    common: common::Prune,
 }
 
 pub fn run(paths: &Paths, command: Command) -> Result<u8> {
     match command {
         Command::Create(args) => create(paths, args),
         Command::Ls(args) => list(paths, &args),
-        Command::Inspect(args) => inspect(paths, &args),
-        Command::Rm(args) => remove(paths, &args),
+        Command::Inspect(args) => args.run(|name| match volume::find(paths, name)? {
+            Some(volume) => Ok(volume_json(paths, &volume)),
+            None => bail!("get {name}: no such volume"),
+        }),
+        Command::Rm(args) => args.run(
+            |name| volume::find(paths, name).is_ok_and(|volume| volume.is_none()),
+            |name| remove(paths, name),
+        ),
         Command::Prune(args) => prune(paths, &args),
     }
 }
@@ -103,12 +83,7 @@ fn create(paths: &Paths, args: Create) -> Result<u8> {
         args.driver
     );
     let name = args.name.map_or_else(random_id, Ok)?;
-    let labels: BTreeMap<_, _> = args
-        .label
-        .iter()
-        .map(|label| label.split_once('=').unwrap_or((label, "")))
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .collect();
+    let labels = pairs(&args.label);
     print(&format!("{}\n", volume::create(paths, &name, labels, "")?.name))?;
     Ok(0)
 }
@@ -148,36 +123,19 @@ fn list(paths: &Paths, args: &Ls) -> Result<u8> {
         });
     }
     let row = |volume: &Volume| {
-        let labels = volume.labels.iter().map(|(key, value)| format!("{key}={value}"));
         json!({
             "Name": volume.name,
             "Driver": "local",
             "Scope": "local",
             "Mountpoint": volume.data(paths),
-            "Labels": labels.collect::<Vec<_>>().join(","),
+            "Labels": label_column(&volume.labels),
             "Label": volume.labels,
         })
     };
     let rows: Vec<Value> = volumes.iter().map(row).collect();
-    let default = if args.quiet { "{{.Name}}" } else { "table {{.Driver}}\t{{.Name}}" };
-    let format = args.format.as_deref().filter(|_| !args.quiet);
-    print(&Listing { default, titles: VOLUMES }.render(format, &rows)?)?;
+    let listing = Listing { default: "table {{.Driver}}\t{{.Name}}", titles: VOLUMES };
+    args.shape.print(listing, "{{.Name}}", &rows)?;
     Ok(0)
-}
-
-fn inspect(paths: &Paths, args: &Inspect) -> Result<u8> {
-    let (mut found, mut missing) = (Vec::new(), Vec::new());
-    for name in &args.names {
-        match volume::find(paths, name)? {
-            Some(volume) => found.push(volume_json(paths, &volume)),
-            None => missing.push(name),
-        }
-    }
-    print(&output::objects(args.format.as_deref(), &found)?)?;
-    for name in &missing {
-        eprintln!("uctr: get {name}: no such volume");
-    }
-    Ok(u8::from(!missing.is_empty()))
 }
 
 /// What `inspect` shows of a volume.
@@ -193,45 +151,23 @@ pub fn volume_json(paths: &Paths, volume: &Volume) -> Value {
     })
 }
 
-fn remove(paths: &Paths, args: &Rm) -> Result<u8> {
-    let mut code = 0;
-    for name in &args.names {
-        let removed = match users(paths)?.get(name) {
-            Some(ids) => bail_in_use(name, ids),
-            None => volume::remove(paths, name),
-        };
-        let missing = volume::find(paths, name).is_ok_and(|volume| volume.is_none());
-        match removed {
-            Ok(()) => print(&format!("{name}\n"))?,
-            Err(_) if missing && args.force => {}
-            Err(error) => {
-                eprintln!("uctr: {error:#}");
-                code = 1;
-            }
-        }
+fn remove(paths: &Paths, name: &str) -> Result<()> {
+    match users(paths)?.get(name) {
+        Some(ids) => bail!("remove {name}: volume is in use - [{}]", ids.join(", ")),
+        None => volume::remove(paths, name),
     }
-    Ok(code)
-}
-
-fn bail_in_use(name: &str, ids: &[String]) -> Result<()> {
-    bail!("remove {name}: volume is in use - [{}]", ids.join(", "))
 }
 
 fn prune(paths: &Paths, args: &Prune) -> Result<u8> {
-    let filters = Filters::parse(&args.filter)?;
     let warning = match args.all {
         true => "WARNING! This will remove all local volumes not used by at least one container.",
         false => {
             "WARNING! This will remove anonymous local volumes not used by at least one container."
         }
     };
-    if !args.force && !output::confirm(warning)? {
-        return Ok(0);
-    }
+    let Some(filters) = args.common.agreed(warning)? else { return Ok(0) };
     let (names, bytes) = prune_volumes(paths, args.all, &filters)?;
-    if !names.is_empty() {
-        print(&format!("Deleted Volumes:\n{}\n\n", names.join("\n")))?;
-    }
+    print_deleted("Volumes", &names)?;
     print(&format!("Total reclaimed space: {}\n", output::long_size(bytes)))?;
     Ok(0)
 }

@@ -10,7 +10,7 @@ use anyhow::Result;
 use clap::Subcommand;
 
 use crate::paths::Paths;
-pub use look::{Filters, prune_stopped, status};
+pub use look::{prune_stopped, status};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {

@@ -9,6 +9,7 @@ use oci_spec::image::Digest;
 use serde_json::{Value, json};
 
 use super::{find, open};
+use crate::cli::common::Shape;
 use crate::image::reference::Reference;
 use crate::image::store::{Image, Store};
 use crate::image::usage::{commands, created, image_json, image_size, layer_size};
@@ -34,15 +35,11 @@ pub struct List {
     /// dangling=true, label=KEY[=VALUE], reference=PATTERN, before=IMAGE, since=IMAGE
     #[arg(short, long, value_name = "FILTER")]
     filter: Vec<String>,
-    /// table, table TEMPLATE, json, or a Go template
-    #[arg(long)]
-    format: Option<String>,
     /// Show IDs in full
     #[arg(long)]
     no_trunc: bool,
-    /// Only IDs
-    #[arg(short, long)]
-    quiet: bool,
+    #[command(flatten)]
+    shape: Shape,
 }
 
 const IMAGES: &[(&str, &str)] = &[
@@ -82,12 +79,12 @@ impl List {
             }
         }
         let columns = match self.digests {
-            true => "{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",
-            false => "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",
+            true => {
+                "table {{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
+            }
+            false => "table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",
         };
-        let default = if self.quiet { "{{.ID}}".to_owned() } else { format!("table {columns}") };
-        let format = self.format.as_deref().filter(|_| !self.quiet);
-        print(&Listing { default: &default, titles: IMAGES }.render(format, &rows)?)?;
+        self.shape.print(Listing { default: columns, titles: IMAGES }, "{{.ID}}", &rows)?;
         Ok(0)
     }
 
@@ -257,15 +254,11 @@ pub struct History {
     #[arg(short = 'H', long, default_value_t = true, action = clap::ArgAction::Set,
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     human: bool,
-    /// table, table TEMPLATE, json, or a Go template
-    #[arg(long)]
-    format: Option<String>,
     /// Show commands in full
     #[arg(long)]
     no_trunc: bool,
-    /// Only IDs
-    #[arg(short, long)]
-    quiet: bool,
+    #[command(flatten)]
+    shape: Shape,
 }
 
 const HISTORY: &[(&str, &str)] = &[
@@ -306,10 +299,8 @@ impl History {
         if let Some(newest) = rows.first_mut() {
             newest["ID"] = json!(if self.no_trunc { image.id.as_ref() } else { image.short_id() });
         }
-        let columns = "table {{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}";
-        let default = if self.quiet { "{{.ID}}" } else { columns };
-        let format = self.format.as_deref().filter(|_| !self.quiet);
-        print(&Listing { default, titles: HISTORY }.render(format, &rows)?)?;
+        let default = "table {{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}";
+        self.shape.print(Listing { default, titles: HISTORY }, "{{.ID}}", &rows)?;
         Ok(0)
     }
 }

@@ -7,6 +7,7 @@ mod remove;
 use anyhow::{Result, anyhow};
 use clap::Subcommand;
 
+pub use self::remove::meets;
 use crate::image::layers::Layers;
 use crate::image::remove::NotFound;
 use crate::image::store::{Image, Store};

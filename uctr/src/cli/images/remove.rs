@@ -1,15 +1,15 @@
 //! `rmi`, `image prune`, `tag`.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
-use jiff::{Span, Timestamp};
 
 use super::{find, open};
+use crate::cli::common::{self, Filters};
 use crate::image::reference::Reference;
 use crate::image::remove::{Gone, NotFound, prune, remove, report};
 use crate::image::store::Image;
 use crate::image::usage::created;
-use crate::output::{self, confirm, print};
+use crate::output::print;
 use crate::paths::Paths;
 
 #[derive(Debug, Args)]
@@ -55,79 +55,30 @@ pub struct Prune {
     /// All images that no container is made of, not only those without a name
     #[arg(short, long)]
     all: bool,
-    /// Don't ask
-    #[arg(short, long)]
-    force: bool,
-    /// until=TIME (1h, 2026-01-31 …), label=KEY[=VALUE], label!=KEY[=VALUE]
-    #[arg(long, value_name = "FILTER")]
-    filter: Vec<String>,
+    #[command(flatten)]
+    prune: common::Prune,
 }
 
 impl Prune {
     pub fn run(self, paths: &Paths) -> Result<u8> {
-        let filters =
-            self.filter.iter().map(|filter| Filter::parse(filter)).collect::<Result<Vec<_>>>()?;
         let warning = match self.all {
             true => {
                 "WARNING! This will remove all images without at least one container associated to them."
             }
             false => "WARNING! This will remove all dangling images.",
         };
-        if !self.force && !confirm(warning)? {
-            return Ok(0);
-        }
+        let Some(filters) = self.prune.agreed(warning)? else { return Ok(0) };
         let (store, _) = open(paths)?;
-        let wanted = |image: &Image| filters.iter().all(|filter| filter.wants(image));
-        let (gone, bytes) = prune(paths, &store, self.all, wanted)?;
+        let (gone, bytes) = prune(paths, &store, self.all, |image| meets(image, &filters))?;
         print(&report(&gone, bytes))?;
         Ok(0)
     }
 }
 
-enum Filter {
-    Until(Timestamp),
-    Label(String, bool),
-}
-
-impl Filter {
-    fn parse(text: &str) -> Result<Self> {
-        if let Some(label) = text.strip_prefix("label!=") {
-            return Ok(Self::Label(label.to_owned(), false));
-        }
-        Ok(match output::filter(text, &["until", "label"])? {
-            ("label", label) => Self::Label(label.to_owned(), true),
-            (_, until) => Self::Until(moment(until)?),
-        })
-    }
-
-    fn wants(&self, image: &Image) -> bool {
-        match self {
-            Self::Until(time) => created(image).is_none_or(|created| created < *time),
-            Self::Label(label, wanted) => {
-                let labels = image.config.labels_of_config().into_iter().flatten();
-                output::has_label(labels, label) == *wanted
-            }
-        }
-    }
-}
-
-/// A moment, or how long ago it was.
-fn moment(text: &str) -> Result<Timestamp> {
-    if let Ok(ago) = text.parse::<Span>() {
-        return Timestamp::now().checked_sub(ago).with_context(|| format!("until={text}"));
-    }
-    if let Ok(time) = text.parse::<Timestamp>() {
-        return Ok(time);
-    }
-    let local: jiff::civil::DateTime = match text.parse() {
-        Ok(time) => time,
-        Err(_) => {
-            let date: jiff::civil::Date = text.parse().with_context(|| format!("until={text}"))?;
-            date.at(0, 0, 0, 0)
-        }
-    };
-    let zoned = local.to_zoned(jiff::tz::TimeZone::system());
-    Ok(zoned.with_context(|| format!("until={text}"))?.timestamp())
+/// Whether `prune` may take the image away.
+pub fn meets(image: &Image, filters: &Filters) -> bool {
+    let labels = image.config.labels_of_config().cloned().unwrap_or_default();
+    filters.hold(&labels.into_iter().collect(), created(image).unwrap_or_default())
 }
 
 #[derive(Debug, Args)]

@@ -3,7 +3,9 @@
 use anyhow::Result;
 use clap::Args as ClapArgs;
 
-use crate::cli::containers::{Filters, prune_stopped};
+use crate::cli::common::{Prune, print_deleted};
+use crate::cli::containers::prune_stopped;
+use crate::cli::images::meets;
 use crate::cli::networks::prune_networks;
 use crate::cli::volumes::prune_volumes;
 use crate::image;
@@ -16,40 +18,26 @@ pub struct Args {
     /// Also images with names that no container is made of
     #[arg(short, long)]
     all: bool,
-    /// Don't ask
-    #[arg(short, long)]
-    force: bool,
     /// Also anonymous volumes that no container uses
     #[arg(long)]
     volumes: bool,
-    /// Only what meets a condition: label=, label!=, until=
-    #[arg(long, value_name = "NAME=VALUE")]
-    filter: Vec<String>,
+    #[command(flatten)]
+    prune: Prune,
 }
 
 pub fn run(paths: &Paths, args: &Args) -> Result<u8> {
-    let filters = Filters::parse(&args.filter)?;
-    if !args.force && !output::confirm(&warning(args))? {
-        return Ok(0);
-    }
-    let print = |title: &str, names: &[String]| match names {
-        [] => Ok(()),
-        names => output::print(&format!("Deleted {title}:\n{}\n\n", names.join("\n"))),
-    };
+    let Some(filters) = args.prune.agreed(&warning(args))? else { return Ok(0) };
     let (ids, mut bytes) = prune_stopped(paths, &filters)?;
-    print("Containers", &ids)?;
-    print("Networks", &prune_networks(paths, &filters)?)?;
+    print_deleted("Containers", &ids)?;
+    print_deleted("Networks", &prune_networks(paths, &filters)?)?;
     if args.volumes {
         let (names, freed) = prune_volumes(paths, false, &filters)?;
-        print("Volumes", &names)?;
+        print_deleted("Volumes", &names)?;
         bytes += freed;
     }
     let store = Store::open(paths)?;
-    let (gone, freed) = image::remove::prune(paths, &store, args.all, |image| {
-        let labels = image.config.config().as_ref().and_then(|config| config.labels().clone());
-        let labels = labels.unwrap_or_default().into_iter().collect();
-        filters.hold(&labels, image::usage::created(image).unwrap_or_default())
-    })?;
+    let (gone, freed) =
+        image::remove::prune(paths, &store, args.all, |image| meets(image, &filters))?;
     output::print(&image::remove::report(&gone, bytes + freed))?;
     Ok(0)
 }

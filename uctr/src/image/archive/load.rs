@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use oci_spec::image::{
@@ -11,6 +11,7 @@ use oci_spec::image::{
 };
 use serde::de::DeserializeOwned;
 use tar::EntryType;
+use ultari::rootfs::root::lexically_clean;
 
 use super::{ANNOTATION_CONTAINERD, DockerImage};
 use crate::image::digest::Counted;
@@ -95,7 +96,7 @@ impl Files {
         let mut archive = Archive::new(BufReader::with_capacity(1 << 18, decompressed(input)?));
         let mut files = Self::default();
         while let Some(entry) = archive.next_entry()? {
-            let name = clean(&entry.path);
+            let name = lexically_clean(&entry.path);
             let count = files.files.len() + files.links.len();
             ensure!(count < MAX_FILES, "the archive has more than {MAX_FILES} files");
             match entry.kind {
@@ -112,10 +113,10 @@ impl Files {
                 // A layer that several images have is there once.
                 EntryType::Symlink => {
                     let target = name.parent().unwrap_or(Path::new("")).join(&entry.link);
-                    files.links.insert(name, clean(&target));
+                    files.links.insert(name, lexically_clean(&target));
                 }
                 EntryType::Link => {
-                    files.links.insert(name, clean(&entry.link));
+                    files.links.insert(name, lexically_clean(&entry.link));
                 }
                 _ => {}
             }
@@ -135,7 +136,8 @@ impl Files {
     }
 
     fn find(&self, name: &str) -> Result<&Found> {
-        self.get(&clean(Path::new(name))).with_context(|| format!("the archive lacks {name:?}"))
+        self.get(&lexically_clean(Path::new(name)))
+            .with_context(|| format!("the archive lacks {name:?}"))
     }
 
     fn document<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
@@ -272,16 +274,4 @@ fn name_of(entry: &Descriptor) -> Option<Reference> {
 
 fn in_layout(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm(), digest.digest())
-}
-
-fn clean(path: &Path) -> PathBuf {
-    let mut clean = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => clean.push(name),
-            Component::ParentDir => drop(clean.pop()),
-            _ => {}
-        }
-    }
-    clean
 }

@@ -13,9 +13,10 @@ mod top;
 use anyhow::Result;
 use clap::Subcommand;
 
+use crate::cli::common;
 use crate::container::Container;
 use crate::paths::Paths;
-pub use prune::{Filters, prune_stopped};
+pub use prune::prune_stopped;
 pub use ps::status;
 
 #[derive(Debug, Subcommand)]
@@ -54,7 +55,7 @@ pub enum Group {
     /// Show all that is known of containers
     Inspect(inspect::Args),
     /// Remove all containers that don't run
-    Prune(prune::Args),
+    Prune(common::Prune),
     #[command(flatten)]
     Both(Both),
 }
