@@ -3,8 +3,8 @@
 //! ```text
 //! P                                            C
 //! clone3 ───────────────────────────────────▶  joins what it must; new user namespace: waits
-//! id maps written             ── Mapped ────▶  mounts the root filesystem …
-//! pid in its cgroups, on disk ── Placed ────▶  … waits for this before its cgroup namespace
+//! id maps written             ── Mapped ────▶  (user namespace) becomes root, mounts …
+//! cgroups made, pid on disk   ── Placed ────▶  … waits for this before its cgroup namespace
 //! (hooks?)                    ◀─ Mounted ───
 //! prestart, createRuntime     ── HooksDone ─▶  createContainer hooks, pivot_root, masks, console
 //! keeps or passes the pty     ◀─ Console(fd)
@@ -21,27 +21,33 @@
 //! If P dies, C sees the end of the channel at its next step and exits.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::slice::from_ref;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
     recvmsg, sendmsg, socketpair,
 };
 
-use crate::sys;
+use crate::{cgroup, sys};
 
 /// The longest text that a message carries, in bytes; longer errors are cut.
 const MAX_TEXT: usize = 8 * 1024;
 
+/// The most descriptors that a message carries, as the kernel has it (unix(7), SCM_MAX_FD).
+const MAX_FDS: usize = 253;
+
 /// What one side tells the other.
 #[derive(Debug)]
 pub enum Message {
-    /// The id maps are written.
-    Mapped,
-    /// The process is in its cgroups and its pid is on record.
-    Placed,
+    /// The id maps are written. With the door to the cgroups of v1, which whoever has become
+    /// another user may no longer go through.
+    Mapped(Vec<OwnedFd>),
+    /// The process is in its cgroup of v2, and its pid is on record. With the door to the cgroups of
+    /// v1, if it has not been through.
+    Placed(Vec<OwnedFd>),
     /// All mounts are made; hooks of the runtime may run now.
     Mounted,
     /// They have run.
@@ -65,28 +71,33 @@ pub enum Message {
 }
 
 impl Message {
-    fn parts(&self) -> (u8, &str, Option<BorrowedFd<'_>>) {
+    fn parts(&self) -> (u8, &str, &[OwnedFd]) {
         match self {
-            Self::Mapped => (1, "", None),
-            Self::Placed => (2, "", None),
-            Self::Mounted => (3, "", None),
-            Self::HooksDone => (4, "", None),
-            Self::Console(fd) => (5, "", Some(fd.as_fd())),
-            Self::Ready => (6, "", None),
-            Self::Start => (7, "", None),
-            Self::Failed(text) => (8, text, None),
-            Self::Warning(text) => (9, text, None),
-            Self::Listener(fd) => (10, "", Some(fd.as_fd())),
-            Self::Delivered => (11, "", None),
-            Self::HookFailed(text) => (12, text, None),
+            Self::Mapped(door) => (1, "", door),
+            Self::Placed(door) => (2, "", door),
+            Self::Mounted => (3, "", &[]),
+            Self::HooksDone => (4, "", &[]),
+            Self::Console(fd) => (5, "", from_ref(fd)),
+            Self::Ready => (6, "", &[]),
+            Self::Start => (7, "", &[]),
+            Self::Failed(text) => (8, text, &[]),
+            Self::Warning(text) => (9, text, &[]),
+            Self::Listener(fd) => (10, "", from_ref(fd)),
+            Self::Delivered => (11, "", &[]),
+            Self::HookFailed(text) => (12, text, &[]),
         }
     }
 
-    fn from_parts(tag: u8, text: &[u8], fd: Option<OwnedFd>) -> Result<Self> {
+    fn from_parts(tag: u8, text: &[u8], mut fds: Vec<OwnedFd>) -> Result<Self> {
         let text = || String::from_utf8_lossy(text).into_owned();
+        match tag {
+            1 => return Ok(Self::Mapped(fds)),
+            2 => return Ok(Self::Placed(fds)),
+            _ => {}
+        }
+        let fd = fds.pop();
+        ensure!(fds.is_empty(), "channel: message {tag} makes no sense");
         Ok(match (tag, fd) {
-            (1, None) => Self::Mapped,
-            (2, None) => Self::Placed,
             (3, None) => Self::Mounted,
             (4, None) => Self::HooksDone,
             (5, Some(fd)) => Self::Console(fd),
@@ -136,11 +147,11 @@ impl Channel {
     /// # Errors
     /// `EPIPE` when the other side is gone.
     pub fn send(&self, message: &Message) -> Result<()> {
-        let (tag, text, fd) = message.parts();
+        let (tag, text, fds) = message.parts();
         let text = &text.as_bytes()[..text.len().min(MAX_TEXT)];
-        let data = [IoSlice::new(std::slice::from_ref(&tag)), IoSlice::new(text)];
-        let fds = fd.map(|fd| [fd.as_raw_fd()]);
-        let rights = fds.as_ref().map(|fds| ControlMessage::ScmRights(fds));
+        let data = [IoSlice::new(from_ref(&tag)), IoSlice::new(text)];
+        let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = (!fds.is_empty()).then(|| ControlMessage::ScmRights(&fds));
         loop {
             let flags = MsgFlags::MSG_NOSIGNAL;
             match sendmsg::<UnixAddr>(self.0.as_raw_fd(), &data, rights.as_slice(), flags, None) {
@@ -149,8 +160,8 @@ impl Channel {
                 Err(errno) => {
                     // Once the container's seccomp filter is loaded that call may be forbidden;
                     // hardly any filter forbids this one.
-                    let whole = [std::slice::from_ref(&tag), text].concat();
-                    let forbidden = fds.is_none() && errno != Errno::EPIPE;
+                    let whole = [from_ref(&tag), text].concat();
+                    let forbidden = fds.is_empty() && errno != Errno::EPIPE;
                     if forbidden && nix::unistd::write(&self.0, &whole).is_ok() {
                         return Ok(());
                     }
@@ -167,9 +178,9 @@ impl Channel {
     pub fn receive(&self) -> Result<Option<Message>> {
         let mut tag = [0u8];
         let mut text = [0u8; MAX_TEXT];
-        let mut space = nix::cmsg_space!([i32; 1]);
+        let mut space = nix::cmsg_space!([RawFd; MAX_FDS]);
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let (length, fd) = {
+        let (length, fds) = {
             let mut data = [IoSliceMut::new(&mut tag), IoSliceMut::new(&mut text)];
             let received = loop {
                 let fd = self.0.as_raw_fd();
@@ -180,27 +191,30 @@ impl Channel {
                     other => break other.context("channel: receive")?,
                 }
             };
-            let rights = received.cmsgs().context("channel: descriptors")?.find_map(|c| match c {
-                ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
-                _ => None,
+            let rights = received.cmsgs().context("channel: descriptors")?.flat_map(|c| match c {
+                ControlMessageOwned::ScmRights(fds) => fds,
+                _ => Vec::new(),
             });
-            (received.bytes, rights.map(sys::fs::received))
+            (received.bytes, rights.map(sys::fs::received).collect())
         };
         match length {
             0 => Ok(None),
-            length => Message::from_parts(tag[0], &text[..length - 1], fd).map(Some),
+            length => Message::from_parts(tag[0], &text[..length - 1], fds).map(Some),
         }
     }
 
-    /// Waits for exactly `expected` (compared by kind).
+    /// Waits for exactly `expected` (compared by kind). Goes through the door that comes along.
     ///
     /// # Errors
-    /// When something else comes, or the other side is gone.
+    /// When something else comes, the other side is gone, or the kernel refuses the cgroups.
     pub fn expect(&self, expected: &Message) -> Result<()> {
-        match self.receive()? {
-            Some(message) if message.parts().0 == expected.parts().0 => Ok(()),
-            Some(other) => bail!("channel: expected {expected:?}, got {other:?}"),
-            None => bail!("channel: the runtime ended while setting up the container"),
+        let ended = "channel: the runtime ended while setting up the container";
+        let message = self.receive()?.context(ended)?;
+        let same = message.parts().0 == expected.parts().0;
+        ensure!(same, "channel: expected {expected:?}, got {message:?}");
+        match message {
+            Message::Mapped(door) | Message::Placed(door) => cgroup::enter(&door),
+            _ => Ok(()),
         }
     }
 }

@@ -345,7 +345,7 @@ impl Container {
         let id = &self.record.id;
         let config = self.config()?;
         check(config).with_context(|| format!("cannot checkpoint container {id}"))?;
-        let lock = self.folder().lock()?;
+        let lock = self.lock()?;
         let (status, pid) = self.status()?;
         ensure!(
             matches!(status, Status::Running | Status::Paused),

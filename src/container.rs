@@ -14,7 +14,7 @@ use crate::channel::{Channel, Message};
 use crate::procfs::Proc;
 use crate::security::seccomp::agent;
 use crate::spec::{self, Config, IntelRdt};
-use crate::state::{Folder, Init, Record};
+use crate::state::{Folder, Init, Lock, Record};
 use crate::{cgroup, hooks, log, sys};
 
 /// How long a killed process may take to end.
@@ -350,7 +350,7 @@ impl Container {
             status.word()
         );
         // Two at a time might put back what the other has set.
-        let _lock = self.folder.lock()?;
+        let _alone = self.lock()?;
         let mut undo = None;
         if !shares.lines().is_empty() {
             let groups = self.record.resctrl.as_ref().context(
@@ -427,6 +427,15 @@ impl Container {
         self.destroy()
     }
 
+    /// Keeps others from changing it, until the lock is dropped.
+    ///
+    /// # Errors
+    /// When it has been deleted meanwhile.
+    pub fn lock(&self) -> Result<Lock> {
+        let gone = || format!("container {} has been deleted meanwhile", self.record.id);
+        self.folder.lock()?.with_context(gone)
+    }
+
     /// Ends whatever is left of the container and removes every trace, going on after errors.
     ///
     /// # Errors
@@ -434,10 +443,7 @@ impl Container {
     pub fn destroy(&self) -> Result<()> {
         log::debug(|| format!("remove container {}", self.record.id));
         // One after the other: what the second removed might be the next container of this name.
-        let _alone = self.folder.lock();
-        if self.folder.is_gone() {
-            return Ok(());
-        }
+        let Some(alone) = self.folder.lock()? else { return Ok(()) };
         let config = self.config();
         let mut errors = Vec::new();
         let isolated = config.as_ref().is_ok_and(|c| c.namespaces.is_new(Ns::Pid));
@@ -457,7 +463,7 @@ impl Container {
         errors.extend(self.record.resctrl.as_ref().and_then(|groups| groups.remove().err()));
         // Without the record nobody would find what is left.
         if errors.is_empty() {
-            errors.extend(self.folder.remove().err());
+            errors.extend(self.folder.remove(&alone).err());
         }
         if !errors.is_empty() {
             let texts: Vec<_> = errors.iter().map(|error| format!("{error:#}")).collect();

@@ -13,7 +13,6 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::SigSet;
 use oci_spec::runtime::LinuxNamespaceType as Ns;
 
-use crate::cgroup::Door;
 use crate::channel::{Channel, Message};
 use crate::container::{Status, state_json};
 use crate::procfs::Proc;
@@ -46,8 +45,6 @@ pub struct Common<'a> {
     pub personality: Option<u64>,
     /// Where memory comes from.
     pub memory_policy: Option<&'a MemoryPolicy>,
-    /// Into the cgroup.
-    pub door: Door,
     /// Name of a new session keyring, if one is wanted.
     pub keyring: Option<CString>,
 }
@@ -116,19 +113,19 @@ fn finish(mut channel: Channel, life: impl FnOnce(&mut Channel) -> Result<Infall
 
 fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>> {
     let config = plan.config;
-    plan.common.door.enter()?;
     reset_signals(plan.common.proc)?;
     // Devices and folders get the modes asked for, not what the caller's mask leaves of them.
     let mask = sys::process::umask(0);
-    if config.namespaces.is_new(Ns::User) {
+    let user = config.namespaces.get(Ns::User).is_some();
+    if user {
         // It is nobody until its maps are written.
-        channel.expect(&Message::Mapped)?;
+        channel.expect(&Message::Mapped(Vec::new()))?;
     }
     if plan.record.cgroup.is_unit() {
         // systemd makes the cgroup only now, and nothing is to be done outside of it.
-        channel.expect(&Message::Placed)?;
+        channel.expect(&Message::Placed(Vec::new()))?;
     }
-    if config.namespaces.get(Ns::User).is_some() {
+    if user {
         become_root()?;
     }
     start_session(&plan.common)?;
@@ -228,10 +225,9 @@ fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
     let mut placed = false;
     let mut late = Vec::new();
     for (mount, source) in config.mounts.iter().zip(&mut plan.sources) {
-        // The parent moves this process into its cgroups meanwhile, which takes long on v1; a
-        // mount of cgroup v2 shows the tree from where this process is.
-        let unified = record.cgroup.is_unified();
-        if unified && !placed && matches!(mount.kind, crate::spec::mount::Kind::Cgroup) {
+        // The parent makes the cgroups of v1 meanwhile, which takes long; a mount of cgroup v2 shows
+        // the tree from where this process is.
+        if !placed && matches!(mount.kind, crate::spec::mount::Kind::Cgroup) {
             enter_cgroup_namespace(config, record, channel)?;
             placed = true;
         }
@@ -254,7 +250,7 @@ fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
 
 fn enter_cgroup_namespace(config: &Config, record: &Record, channel: &Channel) -> Result<()> {
     if !record.cgroup.is_unit() {
-        channel.expect(&Message::Placed)?;
+        channel.expect(&Message::Placed(Vec::new()))?;
     }
     match config.namespaces.get(Ns::Cgroup).map(|namespace| &namespace.path) {
         Some(Some(path)) => namespace::join(Ns::Cgroup, path)?,
@@ -330,9 +326,8 @@ fn join(
     root: Option<OwnedFd>,
     channel: &Channel,
 ) -> Result<Option<OwnedFd>> {
-    plan.door.enter()?;
     reset_signals(plan.proc)?;
-    channel.expect(&Message::Placed)?;
+    channel.expect(&Message::Placed(Vec::new()))?;
     if !flags.is_empty() {
         setns(target, flags).context("exec: join the container's namespaces")?;
     }

@@ -257,16 +257,19 @@ impl Folder {
             .with_context(|| format!("{} is missing", self.path.join(CONFIG).display()))
     }
 
-    /// Keeps others who ask for the same from changing the container, until the file is closed.
+    /// Keeps others who ask for the same from changing or removing the container, until it is
+    /// dropped. None if somebody has removed the folder meanwhile.
     ///
     /// # Errors
-    /// When the record is gone.
-    pub fn lock(&self) -> Result<File> {
-        let path = self.path.join(STATE);
-        let step = || format!("lock {}", path.display());
-        let file = self.file(STATE, OFlag::O_RDONLY).with_context(step)?;
+    /// When the folder can't be opened.
+    pub fn lock(&self) -> Result<Option<Lock>> {
+        let step = || format!("lock {}", self.path.display());
+        let file = match self.file(".", OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
+            Err(Errno::ENOENT) => return Ok(None),
+            other => other.with_context(step)?,
+        };
         file.lock().with_context(step)?;
-        Ok(file)
+        Ok((!self.is_gone()).then_some(Lock(file)))
     }
 
     /// Makes and locks the file of the first process. The lock belongs to the open file, which
@@ -401,46 +404,37 @@ impl Folder {
         }
     }
 
-    /// Removes the folder and all in it, freeing the id.
+    /// Removes the folder and all in it, freeing the id. The caller has barred it, or made it.
     ///
     /// # Errors
     /// When something in it can't be removed.
-    pub fn remove(&self) -> Result<()> {
-        if self.is_gone() {
-            return Ok(());
-        }
+    pub fn remove(&self, _alone: &Lock) -> Result<()> {
         // Nothing may be removed through a mount.
         self.unmount_rootfs()?;
         let context = || format!("remove {}", self.path.display());
-        // By descriptor: at the path there may be the next container of this name. The record goes
-        // first: without it the rest is nobody's.
-        let removed = |name: &&str| unlinkat(&self.fd, *name, UnlinkatFlags::NoRemoveDir).is_ok();
-        let ours = [STATE, INIT, CONFIG].iter().filter(|name| removed(name)).count() > 0;
-        if ours && std::fs::remove_dir(&self.path).is_ok() {
-            return Ok(());
+        // The record goes first: without it the rest is nobody's. What bars the folder goes last.
+        for name in [STATE, CONFIG, INIT] {
+            let _ = unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir);
         }
         let inside = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
         loop {
-            let entries = match std::fs::read_dir(&inside) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-                other => other.with_context(context)?,
-            };
-            for entry in entries.flatten() {
+            match std::fs::remove_dir(&self.path) {
+                Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
+                other => return ignore_missing(other).with_context(context),
+            }
+            // Who made the folder may have come the moment that it was not barred: it is theirs.
+            if !self.bar() || !matches!(self.record(), Ok(None)) {
+                return Ok(());
+            }
+            for entry in std::fs::read_dir(&inside).with_context(context)?.flatten() {
                 let removed = match entry.file_type() {
+                    _ if entry.file_name() == INIT => Ok(()),
                     Ok(kind) if kind.is_dir() => std::fs::remove_dir_all(entry.path()),
                     _ => std::fs::remove_file(entry.path()),
                 };
                 ignore_missing(removed).with_context(context)?;
             }
-            match ignore_missing(std::fs::remove_dir(&self.path)) {
-                // Somebody else who deletes it has just barred it.
-                Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
-                    if self.is_gone() {
-                        return Ok(());
-                    }
-                }
-                other => return other.with_context(context),
-            }
+            let _ = unlinkat(&self.fd, INIT, UnlinkatFlags::NoRemoveDir);
         }
     }
 }
@@ -451,6 +445,10 @@ fn ignore_missing(result: std::io::Result<()>) -> std::io::Result<()> {
         other => other,
     }
 }
+
+/// Held by who alone may change or remove a container ([`Folder::lock`]).
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "held, not used")] File);
 
 /// The open, locked `init` file.
 #[derive(Debug)]
@@ -561,7 +559,7 @@ mod tests {
         drop(init);
         assert_eq!(folder.init().unwrap(), (Some(Init { pid: 7, start_time: 9 }), false));
         assert_eq!(ids(&root).unwrap(), ["a"]);
-        folder.remove().unwrap();
+        folder.remove(&folder.lock().unwrap().unwrap()).unwrap();
         assert!(Folder::open(&root, "a").unwrap().is_none());
         std::fs::remove_dir(&root).unwrap();
     }

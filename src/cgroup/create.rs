@@ -10,6 +10,18 @@ use std::os::fd::AsFd;
 /// How often to start over when another runtime removes an empty parent under our hands.
 const RACES: usize = 10;
 
+/// What of making a cgroup is left for [`Cgroup::complete`].
+#[derive(Debug)]
+pub enum Rest {
+    /// Nothing; with the warnings of [`Location::create`].
+    Nothing(Vec<String>),
+    /// The v1 hierarchies and all limits.
+    V1 {
+        /// The cgroup of v2 was not there before.
+        new: bool,
+    },
+}
+
 impl Location {
     /// Makes the cgroup with its parents and applies all limits, the device rules among them.
     /// Returns it with warnings on what was left out although it does no harm.
@@ -30,9 +42,25 @@ impl Location {
                 let _ = Node::below(cgroup.root.as_fd(), path).rmdir();
             }
         }
-        let warnings = result
-            .with_context(|| format!("cannot make the container's cgroup {}", cgroup.shown()))?;
+        let warnings = result.with_context(|| cgroup.cannot_make())?;
         Ok((cgroup, warnings))
+    }
+
+    /// Makes as much of the cgroup as a process is cloned into. The kernel takes its time for v1's
+    /// dozen of hierarchies, which can be made while that process makes its mounts.
+    ///
+    /// On failure, here and in [`Cgroup::complete`], the caller destroys the cgroup.
+    pub fn begin(&self, resources: Option<&LinuxResources>) -> Result<(Cgroup, Rest)> {
+        // Who has few rights may have to go without a cgroup, which shows at the last hierarchy.
+        if self.is_unified() || self.is_unit() || unprivileged() {
+            let (cgroup, warnings) = self.create(resources)?;
+            return Ok((cgroup, Rest::Nothing(warnings)));
+        }
+        let mut cgroup = Cgroup::handle(self, open_root()?);
+        let new = cgroup.make_in(Version::V2, &mut Vec::new());
+        let new = new.with_context(|| cgroup.cannot_make())?;
+        cgroup.open_leaf().with_context(|| cgroup.cannot_make())?;
+        Ok((cgroup, Rest::V1 { new }))
     }
 }
 
@@ -74,33 +102,57 @@ impl Location {
 }
 
 impl Cgroup {
+    /// Makes what [`Location::begin`] has left out; warnings as of [`Location::create`].
+    pub fn complete(
+        &mut self,
+        rest: Rest,
+        resources: Option<&LinuxResources>,
+    ) -> Result<Vec<String>> {
+        let new = match rest {
+            Rest::Nothing(warnings) => return Ok(warnings),
+            Rest::V1 { new } => new,
+        };
+        let made = self.make_in(Version::V1, &mut Vec::new());
+        made.and_then(|all_new| self.set_up(resources, new && all_new))
+            .with_context(|| self.cannot_make())
+    }
+
+    fn cannot_make(&self) -> String {
+        format!("cannot make the container's cgroup {}", self.shown())
+    }
+
     /// `made` gets the paths of the directories made, in their order.
     fn make(
         &mut self,
         resources: Option<&LinuxResources>,
         made: &mut Vec<String>,
     ) -> Result<Vec<String>> {
-        let depth = self.location.path.len();
         let mut new = true;
-        for hierarchy in self.location.hierarchies.clone() {
-            let leaf_made = match self.make_directories(&hierarchy, made) {
-                Ok(leaf_made) => leaf_made,
-                Err((_, errno @ (Errno::EACCES | Errno::EPERM | Errno::EROFS)))
-                    if self.location.optional && unprivileged() =>
-                {
-                    return self.go_without(resources, errno, made);
-                }
-                Err((path, errno)) => return Err(mkdir_error(&path, errno)),
-            };
-            if hierarchy.has_v1_controller("cpuset") {
-                self.inherit_cpuset(&hierarchy, depth, made)?;
-            }
-            if !leaf_made {
-                new = false;
-                check_unused(&self.node(&hierarchy))?;
+        for version in [Version::V2, Version::V1] {
+            match (self.make_in(version, made), self.location.optional && unprivileged()) {
+                (Ok(all_new), _) => new &= all_new,
+                (Err(error), true) => return self.go_without(resources, error, made),
+                (Err(error), false) => return Err(error),
             }
         }
         self.set_up(resources, new)
+    }
+
+    /// Makes the cgroup in the hierarchies of one version; whether nobody had any of them before.
+    fn make_in(&self, version: Version, made: &mut Vec<String>) -> Result<bool> {
+        let depth = self.location.path.len();
+        let mut new = true;
+        for hierarchy in self.location.hierarchies.iter().filter(|h| h.version == version) {
+            let leaf_made = self.make_directories(hierarchy, made)?;
+            if hierarchy.has_v1_controller("cpuset") {
+                self.inherit_cpuset(hierarchy, depth, made)?;
+            }
+            if !leaf_made {
+                new = false;
+                check_unused(&self.node(hierarchy))?;
+            }
+        }
+        Ok(new)
     }
 
     /// Applies all limits to the cgroup, which exists by now. `new`: nobody had it before.
@@ -141,12 +193,8 @@ impl Cgroup {
         }
     }
 
-    /// Makes the directories that are missing; tells whether the last one was, or where it failed.
-    fn make_directories(
-        &self,
-        hierarchy: &Hierarchy,
-        made: &mut Vec<String>,
-    ) -> std::result::Result<bool, (String, Errno)> {
+    /// Makes the directories that are missing; tells whether the last one was.
+    fn make_directories(&self, hierarchy: &Hierarchy, made: &mut Vec<String>) -> Result<bool> {
         let path = &self.location.path;
         let mut depth = hierarchy.existing.min(path.len() - 1);
         let mut races = 0;
@@ -163,7 +211,7 @@ impl Cgroup {
                     depth = 0;
                     continue;
                 }
-                Err(errno) => return Err((at, errno)),
+                Err(errno) => return Err(mkdir_error(&at, errno)),
             }
             if depth == path.len() {
                 return Ok(true);
@@ -176,9 +224,13 @@ impl Cgroup {
     fn go_without(
         &mut self,
         resources: Option<&LinuxResources>,
-        errno: Errno,
+        refused: anyhow::Error,
         made: &mut Vec<String>,
     ) -> Result<Vec<String>> {
+        let errno = match refused.downcast_ref() {
+            Some(errno @ (Errno::EACCES | Errno::EPERM | Errno::EROFS)) => *errno,
+            _ => return Err(refused),
+        };
         for path in made.drain(..).rev() {
             let _ = Node::below(self.root.as_fd(), &path).rmdir();
         }

@@ -42,6 +42,7 @@ mod v1;
 mod v2;
 
 use anyhow::{Context, Result, bail, ensure};
+pub use create::Rest;
 use journal::Journal;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
@@ -54,7 +55,7 @@ pub use processes::signal_each;
 use serde::{Deserialize, Serialize};
 pub use stats::Stats;
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 /// The parent of all cgroups whose place config.json leaves to us.
@@ -302,24 +303,22 @@ impl Cgroup {
         }
     }
 
-    /// Whether a child that is cloned with [`Cgroup::clone_fd`] and goes through [`Cgroup::door`] is
-    /// in the cgroup then, and needs no [`Cgroup::add`].
+    /// Whether a child that is cloned with [`Cgroup::clone_fd`] and gets through the [`Cgroup::door`]
+    /// is in the cgroup then, and needs no [`Cgroup::add`].
     pub fn is_joined_by_clone(&self) -> bool {
         self.clone_fd().is_some() || self.unified_hierarchy().is_none()
     }
 
-    /// The way of a child into the v1 hierarchies.
+    /// The way of a child into the v1 hierarchies: an open file of each, for [`enter`].
     ///
     /// # Errors
     /// When the cgroup is gone.
-    pub fn door(&self) -> Result<Door> {
+    pub fn door(&self) -> Result<Vec<OwnedFd>> {
         let open = |node: Node| {
-            let shown = node.path().to_owned();
-            let file = node.open("tasks", OFlag::O_WRONLY);
-            let context = || format!("cannot open {shown}/tasks to put a process there");
-            Ok((file.with_context(context)?, shown))
+            let context = || format!("cannot open {}/tasks to put a process there", node.path());
+            node.open("tasks", OFlag::O_WRONLY).with_context(context)
         };
-        self.v1_nodes().map(open).collect::<Result<_>>().map(Door)
+        self.v1_nodes().map(open).collect()
     }
 
     /// Gives the cgroup to the host's user `uid`, so that the container can divide it further: the
@@ -423,25 +422,22 @@ impl Cgroup {
     }
 }
 
-/// Open files of the cgroup in each v1 hierarchy, for a process to go there itself.
+/// Moves the calling process, which has one thread, through the [`Cgroup::door`].
 ///
 /// A process that is moved by another one, or has threads, makes the kernel stop all forks on the
 /// machine first, which takes some 10 ms if nobody did so lately (an RCU grace period of
 /// cgroup_threadgroup_rwsem). A thread that moves itself needs none of that.
-#[derive(Debug, Default)]
-pub struct Door(Vec<(OwnedFd, String)>);
-
-impl Door {
-    /// Moves the calling process, which has one thread.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn enter(&self) -> Result<()> {
-        self.0.iter().try_for_each(|(tasks, shown)| {
-            node::write_all(tasks, "0")
-                .map_err(|errno| move_error("the container's process", shown, errno))
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn enter(door: &[OwnedFd]) -> Result<()> {
+    door.iter().try_for_each(|tasks| {
+        node::write_all(tasks, "0").map_err(|errno| {
+            let link = format!("/proc/self/fd/{}", tasks.as_raw_fd());
+            let shown = std::fs::read_link(link).unwrap_or_default();
+            move_error("the container's process", &shown.to_string_lossy(), errno)
         })
-    }
+    })
 }
 
 fn move_error(process: &str, cgroup: &str, errno: Errno) -> anyhow::Error {

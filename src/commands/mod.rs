@@ -178,15 +178,17 @@ fn delete(root: &Path, id: &str, force: bool) -> Result<()> {
         Ok(None) if force => {
             // Whoever is creating it goes on, or was killed before there was a record, when nothing
             // else had been made.
+            let Some(alone) = folder.lock()? else { return Ok(()) };
             wait_for(|| !matches!(folder.record(), Ok(None)) || folder.bar());
             if let Ok(None) = folder.record() {
-                return folder.remove();
+                return folder.remove(&alone);
             }
         }
         // Nobody can tell what it was about.
         Err(error) if force && error.is::<Damaged>() => {
             log::warning(&format!("{error:#}"));
-            return folder.remove();
+            let Some(alone) = folder.lock()? else { return Ok(()) };
+            return folder.remove(&alone);
         }
         _ => {}
     }

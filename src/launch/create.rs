@@ -11,7 +11,7 @@ use oci_spec::runtime::LinuxNamespaceType as Ns;
 
 use super::{Child, Options, check_terminal, compile, keyring, limit_capabilities};
 use super::{pass_descriptors, place};
-use crate::cgroup::{self, Door, Location};
+use crate::cgroup::{self, Location, Rest};
 use crate::channel::{Channel, Message};
 use crate::container::{Container, Status, state_json};
 use crate::init::{self, Common, Gate, NewContainer};
@@ -126,7 +126,9 @@ pub(crate) fn put_on_record(
     match recorded {
         Ok((record, init_file)) => Ok((folder, record, init_file)),
         Err(error) => {
-            let _ = folder.remove();
+            if let Ok(Some(alone)) = folder.lock() {
+                let _ = folder.remove(&alone);
+            }
             Err(error)
         }
     }
@@ -142,18 +144,17 @@ fn make(
 ) -> Result<Child> {
     let record = &container.record;
     let config = container.config()?;
-    let (mut cgroup, warnings) = record.cgroup.create(config.resources.as_ref())?;
-    warnings.iter().for_each(|warning| log::warning(warning));
-    timings::step("make the cgroup, set its limits");
+    let (mut cgroup, rest) = record.cgroup.begin(config.resources.as_ref())?;
+    timings::step("make the cgroup, as far as init is cloned into it");
     if let (Some(groups), Some(rdt)) = (&record.resctrl, &config.intel_rdt) {
         groups.create(rdt)?;
     }
-    let plan = plan(container, filter, init_file, options, gate, cgroup.door()?)?;
+    let plan = plan(container, filter, init_file, options, gate)?;
     timings::step("prepare the clone");
     let (mut child, init_file) = clone_init(plan, &cgroup)?;
     timings::step("clone init into its namespaces");
     log::debug(|| format!("init of container {} is process {}", record.id, child.pid));
-    match accompany(&mut child, container, &mut cgroup, init_file, options, gate) {
+    match accompany(&mut child, container, (&mut cgroup, rest), init_file, options, gate) {
         Ok(()) => Ok(child),
         Err(error) => Err(child.give_up(error)),
     }
@@ -166,7 +167,6 @@ fn plan<'a>(
     init_file: InitFile,
     options: &Options,
     gate: Option<&OwnGate>,
-    door: Door,
 ) -> Result<NewContainer<'a>> {
     let record = &container.record;
     let config = container.config()?;
@@ -197,7 +197,6 @@ fn plan<'a>(
             preserve_fds: options.preserve_fds,
             personality: config.personality,
             memory_policy: config.memory_policy.as_ref(),
-            door,
             keyring: keyring(options, &record.id)?,
         },
     })
@@ -207,7 +206,7 @@ fn plan<'a>(
 fn accompany(
     child: &mut Child,
     container: &Container,
-    cgroup: &mut cgroup::Cgroup,
+    (cgroup, rest): (&mut cgroup::Cgroup, Rest),
     init_file: InitFile,
     options: &Options,
     gate: Option<&OwnGate>,
@@ -216,22 +215,25 @@ fn accompany(
     let config = container.config()?;
     let proc = container.proc();
     let pid = child.pid;
-    let new_user = config.namespaces.is_new(Ns::User);
-    if new_user {
+    if config.namespaces.is_new(Ns::User) {
         let maps = &config.namespaces;
         userns::write_maps("linux", &maps.uid_mappings, &maps.gid_mappings, proc, pid)?;
     }
+    let warnings = cgroup.complete(rest, config.resources.as_ref())?;
+    warnings.iter().for_each(|warning| log::warning(warning));
+    timings::step("make the rest of the cgroup, set its limits");
     place_first(child, cgroup, record, config, proc)?;
     timings::step("let systemd and resctrl have init");
-    if new_user {
+    let mut door = cgroup.door()?;
+    if config.namespaces.get(Ns::User).is_some() {
         // From now on it may be another user's process, which one without privileges can't place.
-        child.channel.send(&Message::Mapped)?;
+        child.channel.send(&Message::Mapped(std::mem::take(&mut door)))?;
     }
     let stat = proc.stat(pid)?.context("the container's init is gone")?;
     init_file.write(Init { pid, start_time: stat.start_time })?;
     drop(init_file);
     netdev::move_all(&config.net_devices, pid, &child.pidfd)?;
-    child.channel.send(&Message::Placed)?;
+    child.channel.send(&Message::Placed(door))?;
     if let (None, Some(process)) = (gate, &config.process) {
         child.start_at_once(config, process, options)?;
     }

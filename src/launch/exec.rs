@@ -8,13 +8,12 @@ use oci_spec::runtime::LinuxNamespaceType as Ns;
 
 use super::{Child, Options, check_terminal, compile, keyring, limit_capabilities};
 use super::{pass_descriptors, place};
-use crate::cgroup::{self, Door};
 use crate::channel::{Channel, Message};
 use crate::container::Container;
 use crate::init::{self, Common};
 use crate::spec::Process;
 use crate::sys::clone::Forked;
-use crate::{host, namespace, sys, timings};
+use crate::{cgroup, host, namespace, sys, timings};
 
 /// The root folder of the process `pid`, which `pidfd` is a descriptor of.
 fn own_root(pidfd: &OwnedFd, pid: i32) -> Result<OwnedFd> {
@@ -51,14 +50,13 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
         .init_pidfd()?
         .with_context(|| format!("cannot exec in container {id}: it is stopped"))?;
     let proc = container.proc();
-    let mut plan = Common {
+    let plan = Common {
         process: Some(process),
         filter: compile(config)?,
         proc,
         preserve_fds: options.preserve_fds,
         personality: config.personality,
         memory_policy: config.memory_policy.as_ref(),
-        door: Door::default(),
         keyring: keyring(options, id)?,
     };
     let root = match config.namespaces.is_new(Ns::Mount) {
@@ -72,8 +70,7 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
     }
     timings::step("look at the container, compile the system call filter");
     let (channel, theirs) = Channel::pair()?;
-    let mut fork = |cgroup: &cgroup::Cgroup| {
-        plan.door = cgroup.door()?;
+    let fork = |cgroup: &cgroup::Cgroup| {
         namespace::fork_into(&target, &config.namespaces, cgroup, process, proc)
     };
     let (forked, left) = match fork(&cgroup) {
@@ -98,7 +95,7 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
     drop(theirs);
     timings::step("clone the process");
     let outcome = place(&child, &cgroup, &container.record, Some(process), proc)
-        .and_then(|()| child.channel.send(&Message::Placed))
+        .and_then(|()| child.channel.send(&Message::Placed(cgroup.door()?)))
         .and_then(|()| child.start_at_once(config, process, options))
         .and_then(|()| child.converse(options, &|| Ok(())));
     timings::step("put it into the cgroup, wait until it is ready");

@@ -93,8 +93,11 @@ pub fn free(container: &Container) -> Result<()> {
             Ok(opened) => opened.destroy()?,
             // A killed monitor's, before there was anything to tell of.
             Err(_) => {
-                if let Some(folder) = ultari::state::Folder::open(&runtime, &record.id)? {
-                    folder.remove()?;
+                let folder = ultari::state::Folder::open(&runtime, &record.id)?;
+                if let Some(folder) = folder
+                    && let Some(alone) = folder.lock()?
+                {
+                    folder.remove(&alone)?;
                 }
             }
         }
