@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -235,6 +236,49 @@ fn a_root_filesystem_is_imported() {
     sandbox.uctr(["import", "/dev/null/none", "x"]).fails(1, &["/dev/null/none"]);
 }
 
+/// A file whose path is longer than the headers of an archive have room for.
+fn deep_file(root: &Path) -> PathBuf {
+    root.join("l".repeat(120)).join("m".repeat(120)).join("file")
+}
+
+/// Changes of all kinds to the files of `base:1`, with a socket as long as it is kept.
+fn change_files(merged: &Path) -> UnixListener {
+    fs::remove_dir_all(merged.join("gone")).unwrap();
+    fs::remove_dir_all(merged.join("renewed")).unwrap();
+    fs::create_dir(merged.join("renewed")).unwrap();
+    fs::write(merged.join("renewed/new"), "new").unwrap();
+    fs::write(merged.join("changed"), "new").unwrap();
+    fs::remove_file(merged.join("removed")).unwrap();
+    fs::write(merged.join("etc/linked"), "linked").unwrap();
+    fs::hard_link(merged.join("etc/linked"), merged.join("etc/linked2")).unwrap();
+    std::os::unix::fs::symlink("x".repeat(150), merged.join("etc/link")).unwrap();
+    let deep = deep_file(merged);
+    fs::create_dir_all(deep.parent().unwrap()).unwrap();
+    fs::write(&deep, "deep").unwrap();
+    std::os::unix::fs::chown(&deep, Some(1234), Some(5678)).unwrap();
+    xattr::set(&deep, "user.key", b"value\nof two lines").unwrap();
+    mknod(&merged.join("fifo"), SFlag::S_IFIFO, Mode::from_bits_truncate(0o640), 0).unwrap();
+    UnixListener::bind(merged.join("socket")).unwrap()
+}
+
+/// What [`change_files`] has made is in another root; `before` is of its deep file.
+fn expect_changed_files(root: &Path, before: &fs::Metadata) {
+    let file = deep_file(root);
+    assert!(!root.join("gone").exists() && !root.join("removed").exists());
+    assert!(!root.join("renewed/old").exists());
+    for (path, content) in [("renewed/new", "new"), ("changed", "new"), ("etc/kept", "kept")] {
+        assert_eq!(fs::read_to_string(root.join(path)).unwrap(), content);
+    }
+    let found = fs::metadata(&file).unwrap();
+    assert_eq!((found.uid(), found.gid()), (1234, 5678));
+    assert_eq!((found.mtime(), found.mtime_nsec()), (before.mtime(), before.mtime_nsec()));
+    assert_eq!(xattr::get(&file, "user.key").unwrap().unwrap(), b"value\nof two lines");
+    assert!(fs::metadata(root.join("fifo")).unwrap().file_type().is_fifo());
+    let inode = |name: &str| fs::metadata(root.join(name)).unwrap().ino();
+    assert_eq!(inode("etc/linked"), inode("etc/linked2"));
+    assert_eq!(fs::read_link(root.join("etc/link")).unwrap().as_os_str().len(), 150);
+}
+
 /// What overlayfs writes into the upper folder becomes a layer that means the same.
 #[test]
 fn s72_changes_become_a_layer() {
@@ -261,22 +305,7 @@ fn s72_changes_become_a_layer() {
         sandbox.dir.path().join(name)
     });
     layers.mount(&base.diff_ids(), &upper, &work, &merged).unwrap();
-    fs::remove_dir_all(merged.join("gone")).unwrap();
-    fs::remove_dir_all(merged.join("renewed")).unwrap();
-    fs::create_dir(merged.join("renewed")).unwrap();
-    fs::write(merged.join("renewed/new"), "new").unwrap();
-    fs::write(merged.join("changed"), "new").unwrap();
-    fs::remove_file(merged.join("removed")).unwrap();
-    fs::write(merged.join("etc/linked"), "linked").unwrap();
-    fs::hard_link(merged.join("etc/linked"), merged.join("etc/linked2")).unwrap();
-    std::os::unix::fs::symlink("x".repeat(150), merged.join("etc/link")).unwrap();
-    let long = merged.join("l".repeat(120)).join("m".repeat(120));
-    fs::create_dir_all(&long).unwrap();
-    fs::write(long.join("file"), "deep").unwrap();
-    std::os::unix::fs::chown(long.join("file"), Some(1234), Some(5678)).unwrap();
-    xattr::set(long.join("file"), "user.key", b"value\nof two lines").unwrap();
-    mknod(&merged.join("fifo"), SFlag::S_IFIFO, Mode::from_bits_truncate(0o640), 0).unwrap();
-    let socket = std::os::unix::net::UnixListener::bind(merged.join("socket")).unwrap();
+    let socket = change_files(&merged);
 
     let mut tar = Vec::new();
     write_layer(&upper, &mut tar).unwrap();
@@ -305,21 +334,7 @@ fn s72_changes_become_a_layer() {
     let bundle = sandbox.dir.path().join("bundle");
     sandbox.uctr(["unpack", "new:1", bundle.to_str().unwrap()]).ok();
     let root = bundle.join("rootfs");
-    let file = root.join("l".repeat(120)).join("m".repeat(120)).join("file");
-    assert!(!root.join("gone").exists() && !root.join("removed").exists());
-    assert!(!root.join("renewed/old").exists());
-    for (path, content) in [("renewed/new", "new"), ("changed", "new"), ("etc/kept", "kept")] {
-        assert_eq!(fs::read_to_string(root.join(path)).unwrap(), content);
-    }
-    let found = fs::metadata(&file).unwrap();
-    let before = fs::metadata(long.join("file")).unwrap();
-    assert_eq!((found.uid(), found.gid()), (1234, 5678));
-    assert_eq!((found.mtime(), found.mtime_nsec()), (before.mtime(), before.mtime_nsec()));
-    assert_eq!(xattr::get(&file, "user.key").unwrap().unwrap(), b"value\nof two lines");
-    assert!(fs::metadata(root.join("fifo")).unwrap().file_type().is_fifo());
-    let inode = |name: &str| fs::metadata(root.join(name)).unwrap().ino();
-    assert_eq!(inode("etc/linked"), inode("etc/linked2"));
-    assert_eq!(fs::read_link(root.join("etc/link")).unwrap().as_os_str().len(), 150);
+    expect_changed_files(&root, &fs::metadata(deep_file(&merged)).unwrap());
 
     let format = "{{json .Config.Cmd}} {{.Comment}} {{.Author}} {{len .RootFS.Layers}}";
     let said = sandbox.uctr(["image", "inspect", "-f", format, "new:1"]).ok().stdout;

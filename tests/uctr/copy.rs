@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use crate::inspect::Host;
+use crate::support::Host;
 
 #[test]
 fn s71_cp_into_and_out_of_containers() {

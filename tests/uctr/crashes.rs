@@ -5,7 +5,7 @@ use std::process::Stdio;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::containers::Host;
+use crate::support::{Host, until};
 
 /// The monitor of a container: the process whose command line has its ID.
 pub fn monitor(id: &str) -> Option<Pid> {
@@ -20,17 +20,17 @@ pub fn monitor(id: &str) -> Option<Pid> {
     )
 }
 
-fn kill_monitor(host: &Host, id: &str) {
+fn kill_monitor(id: &str) {
     let pid = monitor(id).expect("no monitor");
     kill(pid, Signal::SIGKILL).unwrap();
-    host.until(|| monitor(id).is_none());
+    until("the monitor is gone", || monitor(id).is_none());
 }
 
 #[test]
 fn a_container_outlives_its_monitor() {
     let host = Host::new();
     let id = host.service("web", &[]);
-    kill_monitor(&host, &id);
+    kill_monitor(&id);
     host.uctr(&["exec", "web", "true"]).ok();
     host.uctr(&["rm", "web"]).fails(1, &["You cannot remove a running container"]);
     host.uctr(&["attach", "web"]).fails(1, &["monitor"]);
@@ -38,7 +38,7 @@ fn a_container_outlives_its_monitor() {
     assert_eq!(host.status("web"), "exited");
     host.uctr(&["start", "web"]).ok();
     assert_eq!(host.status("web"), "running");
-    kill_monitor(&host, &id);
+    kill_monitor(&id);
     host.uctr(&["rm", "-f", "web"]).ok();
     host.is_gone(&id);
 }
@@ -48,7 +48,7 @@ fn a_container_that_died_with_its_monitor_is_found_dead() {
     let host = Host::new();
     let id = host.service("web", &[]);
     let pid = host.record("web")["state"]["pid"].as_i64().unwrap();
-    kill_monitor(&host, &id);
+    kill_monitor(&id);
     kill(Pid::from_raw(pid as i32), Signal::SIGKILL).unwrap();
     assert_eq!(host.uctr(&["wait", "web"]).ok().stdout, "255\n");
     assert_eq!(host.status("web"), "exited");
@@ -74,7 +74,7 @@ fn the_client_may_be_killed() {
         "echo up; exec sleep 1000",
     ];
     let mut client = host.0.command(args).stdout(Stdio::piped()).spawn().unwrap();
-    host.until(|| host.uctr(&["logs", "web"]).stdout.contains("up"));
+    until("it is up", || host.uctr(&["logs", "web"]).stdout.contains("up"));
     client.kill().unwrap();
     client.wait().unwrap();
     host.uctr(&["exec", "web", "true"]).ok();
@@ -137,7 +137,7 @@ fn a_monitor_does_not_spin() {
         use std::io::Write;
         while input.write_all(&[b'x'; 65536]).is_ok() {}
     });
-    host.until(|| host.ids().len() == 1 && host.status("deaf") == "running");
+    until("it runs", || host.ids().len() == 1 && host.status("deaf") == "running");
     let id = host.record("deaf")["id"].as_str().unwrap().to_owned();
     let pid = monitor(&id).unwrap();
     // The pipe and the sockets fill.

@@ -2,78 +2,11 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::support::{Output, Sandbox, output};
-
-/// A sandbox with busybox, whose containers have no network.
-pub struct Host(pub Sandbox);
-
-impl Host {
-    pub fn new() -> Self {
-        Self(Sandbox::new().with_busybox())
-    }
-
-    pub fn uctr(&self, args: &[&str]) -> Output {
-        self.0.uctr(args)
-    }
-
-    /// What a command says that must succeed.
-    #[track_caller]
-    pub fn says(&self, args: &[&str]) -> String {
-        self.uctr(args).ok().stdout
-    }
-
-    /// A container that has done what `script` says, and goes on.
-    #[track_caller]
-    pub fn start(&self, name: &str, flags: &[&str], script: &str) -> String {
-        let script = format!("{script}\necho ready; exec sleep 1000");
-        let base = ["run", "-d", "--network", "none", "--name", name];
-        let args = [&base, flags, &["busybox", "sh", "-c", &script]].concat();
-        let id = self.says(&args).trim().to_owned();
-        for _ in 0..1000 {
-            if self.uctr(&["logs", name]).stdout.contains("ready") {
-                return id;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        panic!("{name} isn't ready: {:?}", self.uctr(&["logs", name]));
-    }
-
-    /// A container that has ended with a status.
-    pub fn ended(&self, name: &str, flags: &[&str], code: i32) -> String {
-        let script = format!("exit {code}");
-        let base = ["run", "--network", "none", "--name", name];
-        let run = self.uctr(&[&base, flags, &["busybox", "sh", "-c", &script]].concat());
-        assert_eq!(run.code, code, "{run:?}");
-        self.says(&["ps", "-aq", "--no-trunc", "-f", &format!("name=^{name}$")]).trim().to_owned()
-    }
-
-    pub fn inspect(&self, name: &str) -> Value {
-        let all: Value = serde_json::from_str(&self.says(&["inspect", name])).unwrap();
-        assert_eq!(all.as_array().unwrap().len(), 1);
-        all[0].clone()
-    }
-
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.0.dir.path().join(name)
-    }
-
-    /// The same as text.
-    pub fn at(&self, name: &str) -> String {
-        self.path(name).to_str().unwrap().to_owned()
-    }
-
-    pub fn names(&self, args: &[&str]) -> Vec<String> {
-        let args = [&["ps", "--format", "{{.Names}}"], args].concat();
-        let mut names: Vec<String> = self.says(&args).lines().map(str::to_owned).collect();
-        names.sort();
-        names
-    }
-}
+use crate::support::{Host, output};
 
 #[test]
 fn s56_ps_lists_with_docker_s_columns() {

@@ -5,6 +5,7 @@ mod containers;
 mod copy;
 mod crashes;
 mod fixture;
+mod flags;
 mod hostile;
 mod inspect;
 mod network;

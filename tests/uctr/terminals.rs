@@ -8,7 +8,7 @@ use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::containers::Host;
+use crate::support::Host;
 
 /// A client in front of a terminal of ours.
 struct Session {

@@ -1,11 +1,16 @@
 //! What all tests share: a place of their own, with its own mounts, network and storage.
 
+mod host;
+
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+
+pub use host::Host;
 
 /// The program that is tested.
 pub fn program() -> PathBuf {
@@ -73,6 +78,23 @@ pub fn output(command: &mut Command) -> Output {
         stderr: String::from_utf8_lossy(&said.stderr).into_owned(),
         command: format!("{command:?}"),
     }
+}
+
+/// Whether a condition comes about, if not at once.
+pub fn comes_about(condition: impl Fn() -> bool) -> bool {
+    for _ in 0..1000 {
+        if condition() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    false
+}
+
+/// Waits until a condition comes about.
+#[track_caller]
+pub fn until(what: &str, condition: impl Fn() -> bool) {
+    assert!(comes_about(condition), "{what}: that does not come about");
 }
 
 impl Drop for Sandbox {
