@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 # What is known to have runc's command line, in the order of the table's columns.
@@ -19,6 +20,13 @@ HOSTNAME = "bench"
 
 def fail(message):
     sys.exit(f"bench: {message}")
+
+
+def in_memory():
+    """A folder of a file system in memory."""
+    kinds = {mount[1]: mount[2] for mount in map(str.split, Path("/proc/mounts").read_text().splitlines())}
+    folders = [folder for folder in ["/run", "/dev/shm"] if kinds.get(folder) == "tmpfs"]
+    return folders[0] if folders else fail("neither /run nor /dev/shm is a tmpfs")
 
 
 class Arena:
@@ -60,6 +68,8 @@ class Arena:
         for number in range(BINDS):
             (self.rootfs / f"mnt/{number}").mkdir(parents=True)
         (self.out / "source").mkdir()
+        # State is in memory, as in /run of any distribution: a disk's time is nobody's merit.
+        (self.out / "state").symlink_to(tempfile.mkdtemp(prefix="ultari-bench-", dir=in_memory()))
         for name, program in self.programs.items():
             if not os.access(program, os.X_OK):
                 fail(f"{name}: there is no program {program}")
@@ -81,6 +91,8 @@ class Arena:
             state = self.out / "state" / name
             for container in state.iterdir() if state.is_dir() else []:
                 self.call(name, "delete", "--force", container.name, check=False)
+        if (self.out / "state").is_symlink():
+            shutil.rmtree((self.out / "state").resolve(), ignore_errors=True)
         for folder in [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()]:
             for path, _, _ in os.walk(folder / "ultari-bench", topdown=False):
                 try:
