@@ -17,6 +17,11 @@ use crate::spec::namespace::IdMapping;
 
 /// Whether this process is in a user namespace other than the host's, which maps all ids.
 pub fn is_inside() -> bool {
+    /// The inode of the first user namespace (Linux: include/linux/proc_ns.h, PROC_USER_INIT_INO).
+    const FIRST: u64 = 0xEFFF_FFFD;
+    if nix::sys::stat::stat("/proc/self/ns/user").is_ok_and(|stat| stat.st_ino == FIRST) {
+        return false;
+    }
     let whole = |map: String| map.split_whitespace().eq(["0", "0", "4294967295"]);
     !std::fs::read_to_string("/proc/self/uid_map").is_ok_and(whole)
 }

@@ -10,16 +10,15 @@ use std::os::fd::AsFd;
 /// How often to start over when another runtime removes an empty parent under our hands.
 const RACES: usize = 10;
 
-/// What of making a cgroup is left for [`Cgroup::complete`].
+/// A cgroup that is being made around a process: [`Location::begin`].
 #[derive(Debug)]
-pub enum Rest {
-    /// Nothing; with the warnings of [`Location::create`].
-    Nothing(Vec<String>),
-    /// The v1 hierarchies and all limits.
-    V1 {
-        /// The cgroup of v2 was not there before.
-        new: bool,
-    },
+pub struct Unfinished {
+    /// Nobody had it before.
+    new: bool,
+    /// The controllers that it has in the unified hierarchy.
+    available: String,
+    /// The warnings of [`Location::create`], if that has done it all.
+    done: Option<Vec<String>>,
 }
 
 impl Location {
@@ -46,21 +45,28 @@ impl Location {
         Ok((cgroup, warnings))
     }
 
-    /// Makes as much of the cgroup as a process is cloned into. The kernel takes its time for v1's
-    /// dozen of hierarchies, which can be made while that process makes its mounts.
+    /// Makes as much of the cgroup as a process is cloned into. The rest can be made while that
+    /// process makes its mounts: [`Cgroup::complete`], then [`Cgroup::limit`].
     ///
-    /// On failure, here and in [`Cgroup::complete`], the caller destroys the cgroup.
-    pub fn begin(&self, resources: Option<&LinuxResources>) -> Result<(Cgroup, Rest)> {
+    /// On failure, of any of them, the caller destroys the cgroup.
+    pub fn begin(&self, resources: Option<&LinuxResources>) -> Result<(Cgroup, Unfinished)> {
         // Who has few rights may have to go without a cgroup, which shows at the last hierarchy.
-        if self.is_unified() || self.is_unit() || unprivileged() {
+        if self.is_unit() || unprivileged() {
             let (cgroup, warnings) = self.create(resources)?;
-            return Ok((cgroup, Rest::Nothing(warnings)));
+            let done = Some(warnings);
+            return Ok((cgroup, Unfinished { new: false, available: String::new(), done }));
         }
         let mut cgroup = Cgroup::handle(self, open_root()?);
-        let new = cgroup.make_in(Version::V2, &mut Vec::new());
-        let new = new.with_context(|| cgroup.cannot_make())?;
-        cgroup.open_leaf().with_context(|| cgroup.cannot_make())?;
-        Ok((cgroup, Rest::V1 { new }))
+        let begun = (|| {
+            let new = cgroup.make_in(Version::V2, &mut Vec::new())?;
+            let available = cgroup.open_unified(resources)?;
+            if cgroup.location.is_unified() {
+                cgroup.check_not_frozen()?;
+            }
+            anyhow::Ok(Unfinished { new, available, done: None })
+        })();
+        let unfinished = begun.with_context(|| cgroup.cannot_make())?;
+        Ok((cgroup, unfinished))
     }
 }
 
@@ -102,19 +108,28 @@ impl Location {
 }
 
 impl Cgroup {
-    /// Makes what [`Location::begin`] has left out; warnings as of [`Location::create`].
-    pub fn complete(
+    /// Makes the cgroup in the hierarchies of v1, of which the kernel takes its time for each.
+    pub fn complete(&mut self, unfinished: &mut Unfinished) -> Result<()> {
+        if unfinished.done.is_none() && !self.location.is_unified() {
+            let made = self.make_in(Version::V1, &mut Vec::new());
+            unfinished.new &= made.with_context(|| self.cannot_make())?;
+            self.check_not_frozen()?;
+        }
+        Ok(())
+    }
+
+    /// Applies all limits; warnings as of [`Location::create`].
+    pub fn limit(
         &mut self,
-        rest: Rest,
+        unfinished: Unfinished,
         resources: Option<&LinuxResources>,
     ) -> Result<Vec<String>> {
-        let new = match rest {
-            Rest::Nothing(warnings) => return Ok(warnings),
-            Rest::V1 { new } => new,
-        };
-        let made = self.make_in(Version::V1, &mut Vec::new());
-        made.and_then(|all_new| self.set_up(resources, new && all_new))
-            .with_context(|| self.cannot_make())
+        match unfinished {
+            Unfinished { done: Some(warnings), .. } => Ok(warnings),
+            Unfinished { new, available, .. } => {
+                self.apply_all(resources, &available, new).with_context(|| self.cannot_make())
+            }
+        }
     }
 
     fn cannot_make(&self) -> String {
@@ -161,18 +176,32 @@ impl Cgroup {
         resources: Option<&LinuxResources>,
         new: bool,
     ) -> Result<Vec<String>> {
-        self.open_leaf().with_context(|| format!("cannot open the cgroup {}", self.shown()))?;
+        let available = self.open_unified(resources)?;
         self.check_not_frozen()?;
-        let mut available = String::new();
-        if let Some(hierarchy) = self.unified_hierarchy().cloned() {
-            available = self.enable_controllers(&hierarchy, resources)?;
+        self.apply_all(resources, &available, new)
+    }
+
+    /// Opens the cgroup of v2, if there is one, and enables its controllers; returns them.
+    fn open_unified(&mut self, resources: Option<&LinuxResources>) -> Result<String> {
+        self.open_leaf().with_context(|| format!("cannot open the cgroup {}", self.shown()))?;
+        match self.unified_hierarchy().cloned() {
+            Some(hierarchy) => self.enable_controllers(&hierarchy, resources),
+            None => Ok(String::new()),
         }
+    }
+
+    fn apply_all(
+        &mut self,
+        resources: Option<&LinuxResources>,
+        available: &str,
+        new: bool,
+    ) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
-        let mut applied = self.apply_limits(resources, &available, &mut warnings);
+        let mut applied = self.apply_limits(resources, available, &mut warnings);
         if matches!(&applied, Err(error) if error.downcast_ref() == Some(&Errno::ENOENT)) {
-            self.await_files(&available);
+            self.await_files(available);
             warnings.clear();
-            applied = self.apply_limits(resources, &available, &mut warnings);
+            applied = self.apply_limits(resources, available, &mut warnings);
         }
         applied?;
         let rules =

@@ -42,7 +42,7 @@ mod v1;
 mod v2;
 
 use anyhow::{Context, Result, bail, ensure};
-pub use create::Rest;
+pub use create::Unfinished;
 use journal::Journal;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};

@@ -11,7 +11,7 @@ use oci_spec::runtime::LinuxNamespaceType as Ns;
 
 use super::{Child, Options, check_terminal, compile, keyring, limit_capabilities};
 use super::{pass_descriptors, place};
-use crate::cgroup::{self, Location, Rest};
+use crate::cgroup::{self, Location, Unfinished};
 use crate::channel::{Channel, Message};
 use crate::container::{Container, Status, state_json};
 use crate::init::{self, Common, Gate, NewContainer};
@@ -144,7 +144,7 @@ fn make(
 ) -> Result<Child> {
     let record = &container.record;
     let config = container.config()?;
-    let (mut cgroup, rest) = record.cgroup.begin(config.resources.as_ref())?;
+    let (mut cgroup, unfinished) = record.cgroup.begin(config.resources.as_ref())?;
     timings::step("make the cgroup, as far as init is cloned into it");
     if let (Some(groups), Some(rdt)) = (&record.resctrl, &config.intel_rdt) {
         groups.create(rdt)?;
@@ -154,7 +154,7 @@ fn make(
     let (mut child, init_file) = clone_init(plan, &cgroup)?;
     timings::step("clone init into its namespaces");
     log::debug(|| format!("init of container {} is process {}", record.id, child.pid));
-    match accompany(&mut child, container, (&mut cgroup, rest), init_file, options, gate) {
+    match accompany(&mut child, container, (&mut cgroup, unfinished), init_file, options, gate) {
         Ok(()) => Ok(child),
         Err(error) => Err(child.give_up(error)),
     }
@@ -206,7 +206,7 @@ fn plan<'a>(
 fn accompany(
     child: &mut Child,
     container: &Container,
-    (cgroup, rest): (&mut cgroup::Cgroup, Rest),
+    (cgroup, mut unfinished): (&mut cgroup::Cgroup, Unfinished),
     init_file: InitFile,
     options: &Options,
     gate: Option<&OwnGate>,
@@ -219,9 +219,8 @@ fn accompany(
         let maps = &config.namespaces;
         userns::write_maps("linux", &maps.uid_mappings, &maps.gid_mappings, proc, pid)?;
     }
-    let warnings = cgroup.complete(rest, config.resources.as_ref())?;
-    warnings.iter().for_each(|warning| log::warning(warning));
-    timings::step("make the rest of the cgroup, set its limits");
+    cgroup.complete(&mut unfinished)?;
+    timings::step("make the cgroups of v1");
     place_first(child, cgroup, record, config, proc)?;
     timings::step("let systemd and resctrl have init");
     let mut door = cgroup.door()?;
@@ -229,11 +228,22 @@ fn accompany(
         // From now on it may be another user's process, which one without privileges can't place.
         child.channel.send(&Message::Mapped(std::mem::take(&mut door)))?;
     }
+    let placed = Message::Placed(door);
+    // Its mounts want the cgroup to be there; its hooks and sysctls want what follows as well.
+    let hurry = config.hooks.create_container.is_empty() && config.net_devices.is_empty();
+    if hurry {
+        child.channel.send(&placed)?;
+    }
+    let warnings = cgroup.limit(unfinished, config.resources.as_ref())?;
+    warnings.iter().for_each(|warning| log::warning(warning));
+    timings::step("set the cgroup's limits");
     let stat = proc.stat(pid)?.context("the container's init is gone")?;
     init_file.write(Init { pid, start_time: stat.start_time })?;
     drop(init_file);
     netdev::move_all(&config.net_devices, pid, &child.pidfd)?;
-    child.channel.send(&Message::Placed(door))?;
+    if !hurry {
+        child.channel.send(&placed)?;
+    }
     if let (None, Some(process)) = (gate, &config.process) {
         child.start_at_once(config, process, options)?;
     }

@@ -102,7 +102,8 @@ pub fn make_readonly(mount: &OwnedFd) -> Result<()> {
     set_attr(mount, attr, false).context("mounts: make a tmpfs read-only")
 }
 
-fn set_attributes(tree: impl AsFd, mount: &Mount) -> Result<()> {
+/// Those of `mount`, on a tree or, `below` it too, on all that is mounted there.
+fn set_attributes(tree: impl AsFd, mount: &Mount, below: bool) -> Result<()> {
     let set = |attr: MountAttr, recursive| {
         if attr == MountAttr::default() {
             return Ok(());
@@ -119,7 +120,7 @@ fn set_attributes(tree: impl AsFd, mount: &Mount) -> Result<()> {
         })
     };
     set(mount.recursive_attr, true)?;
-    set(mount.attr, false)
+    set(mount.attr, below)
 }
 
 fn set_propagation(tree: impl AsFd, propagation: Propagation) -> Result<()> {
@@ -132,7 +133,7 @@ fn bind(root: &Root, mount: &Mount, tree: &OwnedFd) -> Result<()> {
         true => TargetKind::Folder,
         false => TargetKind::File,
     };
-    set_attributes(tree, mount)?;
+    set_attributes(tree, mount, false)?;
     // The source may have been opened where it is shared with the host.
     let propagation =
         mount.propagation.unwrap_or(Propagation { flag: libc::MS_SLAVE, recursive: true });
@@ -266,7 +267,7 @@ fn remount(
     if !data.is_empty() {
         reconfigure(&target, data).context("option remount")?;
     }
-    set_attributes(&target, mount)?;
+    set_attributes(&target, mount, false)?;
     let writable = mount.attr.clear & ATTR_RDONLY != 0 && !mount_only;
     let readonly = |flags: FsFlags| flags.contains(FsFlags::ST_RDONLY);
     if writable && readonly(fstatvfs(&target).context("examine the mount")?.flags()) {
@@ -308,7 +309,6 @@ fn cgroups(root: &Root, mount: &Mount, around: &Surroundings) -> Result<()> {
                 tree => tree,
             };
             let tree = tree.with_context(|| path.display().to_string())?;
-            set_attributes(&tree, mount)?;
             mkdirat(&top, name, Mode::from_bits_truncate(0o755))?;
             attach_at(&tree, &top, name)?;
             // Programs look for each controller of a shared hierarchy by its own name.
@@ -319,11 +319,7 @@ fn cgroups(root: &Root, mount: &Mount, around: &Surroundings) -> Result<()> {
         };
         show().with_context(|| format!("show the cgroup of {name}"))?;
     }
-    if readonly != 0 {
-        let attr = MountAttr { set: readonly, ..MountAttr::default() };
-        set_attr(&top, attr, false).context("make it read-only")?;
-    }
-    Ok(())
+    set_attributes(&top, mount, true)
 }
 
 fn unified_cgroups(mount: &Mount, target: &OwnedFd, around: &Surroundings) -> Result<()> {
@@ -338,7 +334,7 @@ fn unified_cgroups(mount: &Mount, target: &OwnedFd, around: &Surroundings) -> Re
         Ok(tree) => tree,
         Err(Errno::EPERM | Errno::EBUSY) => {
             let tree = bind_cgroups(around)?;
-            set_attributes(&tree, mount)?;
+            set_attributes(&tree, mount, false)?;
             tree
         }
         Err(errno) => bail!(anyhow::Error::new(errno).context("mount cgroup2")),

@@ -5,6 +5,8 @@ use anyhow::{Result, anyhow, bail, ensure};
 use oci_spec::runtime as oci;
 use serde_json::Value;
 
+use super::document::Document;
+
 /// A limit of processes that is not set is none; the types would make it 0.
 pub fn complete_resources(resources: &mut Value) {
     let Some(resources) = resources.as_object_mut() else { return };
@@ -114,7 +116,7 @@ fn check_shape(value: &Value, path: &str) -> Result<()> {
 
 /// Properties of a config.json that the specification does not have.
 pub fn unknown_properties(value: &Value) -> Vec<String> {
-    unknown::<oci::Spec>(value)
+    unknown::<Document>(value)
 }
 
 /// The same for its object `linux.resources`.

@@ -4,6 +4,7 @@
 //! property is dropped silently: what cannot be served is refused here, by name.
 
 pub mod default;
+mod document;
 pub mod intel_rdt;
 pub mod json;
 pub mod list;
@@ -21,6 +22,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use oci_spec::runtime as oci;
 use serde_json::Value;
 
+use document::Document;
 pub use intel_rdt::IntelRdt;
 pub use json::{property_paths, unknown_properties};
 pub use memory_policy::MemoryPolicy;
@@ -167,7 +169,7 @@ pub fn parse(text: &[u8], bundle: &Path) -> Result<Config> {
     if let Some(resources) = value.pointer_mut("/linux/resources") {
         json::complete_resources(resources);
     }
-    let spec: oci::Spec = json::deserialize(value)?;
+    let spec: Document = json::deserialize(value)?;
     let mut config = convert(&spec, bundle, warnings)?;
     if let Some(process) = &mut config.process {
         process.exec_affinity = affinity;
@@ -183,7 +185,7 @@ pub fn parse_process(text: &[u8], warnings: &mut Vec<String>) -> Result<Process>
     let mut value: Value = serde_json::from_slice(text).context("not valid JSON")?;
     let exec_affinity = process::take_affinity(&mut value)?;
     json::complete_process(&mut value, warnings);
-    let process: oci::Process = json::deserialize(value)?;
+    let process: document::Process = json::deserialize(value)?;
     Ok(Process { exec_affinity, ..process::convert(&process)? })
 }
 
@@ -225,18 +227,18 @@ fn check_version(version: &str) -> Result<()> {
     Ok(())
 }
 
-fn convert(spec: &oci::Spec, bundle: &Path, mut warnings: Vec<String>) -> Result<Config> {
-    check_version(spec.version())?;
-    let root = spec.root().as_ref().context("root: missing; it names the root filesystem")?;
+fn convert(spec: &Document, bundle: &Path, mut warnings: Vec<String>) -> Result<Config> {
+    check_version(&spec.oci_version)?;
+    let root = spec.root.as_ref().context("root: missing; it names the root filesystem")?;
     ensure!(!root.path().as_os_str().is_empty(), "root.path: empty");
-    let linux = spec.linux().as_ref();
+    let linux = spec.linux.as_ref();
     let namespaces = namespace::convert(linux)?;
     let list = |paths: Option<&Option<Vec<String>>>, property: &str| {
         absolute_paths(paths.and_then(|p| p.as_deref()).unwrap_or_default(), property)
     };
-    let mounts = spec.mounts().as_deref().unwrap_or_default();
+    let mounts = spec.mounts.as_deref().unwrap_or_default();
     let config = Config {
-        oci_version: spec.version().clone(),
+        oci_version: spec.oci_version.clone(),
         rootfs: bundle.join(root.path()),
         rootfs_readonly: root.readonly().unwrap_or(false),
         rootfs_propagation: linux
@@ -244,9 +246,9 @@ fn convert(spec: &oci::Spec, bundle: &Path, mut warnings: Vec<String>) -> Result
             .filter(|word| !word.is_empty())
             .map(rootfs_propagation)
             .transpose()?,
-        process: spec.process().as_ref().map(process::convert).transpose()?,
-        hostname: spec.hostname().clone().filter(|name| !name.is_empty()),
-        domainname: spec.domainname().clone().filter(|name| !name.is_empty()),
+        process: spec.process.as_ref().map(process::convert).transpose()?,
+        hostname: spec.hostname.clone().filter(|name| !name.is_empty()),
+        domainname: spec.domainname.clone().filter(|name| !name.is_empty()),
         mounts: (mounts.iter().enumerate())
             .map(|(index, mount)| mount::convert(index, mount, bundle, &namespaces))
             .collect::<Result<_>>()?,
@@ -255,7 +257,7 @@ fn convert(spec: &oci::Spec, bundle: &Path, mut warnings: Vec<String>) -> Result
             .map(|label| mount::label(label, &mut warnings))
             .transpose()?
             .flatten(),
-        hooks: spec.hooks().as_ref().map(hooks).transpose()?.unwrap_or_default(),
+        hooks: spec.hooks.as_ref().map(hooks).transpose()?.unwrap_or_default(),
         annotations: annotations(spec)?,
         namespaces,
         devices: linux
@@ -317,9 +319,9 @@ fn absolute_paths(paths: &[String], property: &str) -> Result<Vec<PathBuf>> {
     paths.iter().map(check).collect()
 }
 
-fn annotations(spec: &oci::Spec) -> Result<BTreeMap<String, String>> {
+fn annotations(spec: &Document) -> Result<BTreeMap<String, String>> {
     let annotations: BTreeMap<_, _> =
-        spec.annotations().clone().unwrap_or_default().into_iter().collect();
+        spec.annotations.clone().unwrap_or_default().into_iter().collect();
     ensure!(!annotations.contains_key(""), "annotations: a key is empty");
     Ok(annotations)
 }

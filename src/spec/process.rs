@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use oci_spec::runtime as oci;
 use serde_json::Value;
 
-use super::list;
+use super::{document, list};
 use crate::security::capabilities::Capabilities;
 use crate::sys::process::SchedAttr;
 use crate::sys::tty::WindowSize;
@@ -87,41 +87,37 @@ pub struct Rlimit {
 ///
 /// # Errors
 /// Names the property that is wrong.
-pub fn convert(process: &oci::Process) -> Result<Process> {
-    let args = strings("process.args", process.args().as_deref().unwrap_or_default())?;
+pub(super) fn convert(process: &document::Process) -> Result<Process> {
+    let args = strings("process.args", process.args.as_deref().unwrap_or_default())?;
     ensure!(
         args.first().is_some_and(|program| !program.is_empty()),
         "process.args: needs at least the program to run"
     );
-    ensure!(
-        process.cwd().is_absolute(),
-        "process.cwd: {:?} must be an absolute path",
-        process.cwd()
-    );
-    let user = process.user();
+    ensure!(process.cwd.is_absolute(), "process.cwd: {:?} must be an absolute path", process.cwd);
+    let user = &process.user;
     check_user(user)?;
-    let terminal = process.terminal().unwrap_or(false);
+    let terminal = process.terminal.unwrap_or(false);
     Ok(Process {
         terminal,
         // Without a terminal its size is to be ignored, whatever it is.
         console_size: if terminal { console_size(process)? } else { None },
         args,
-        env: environment(process.env().as_deref().unwrap_or_default())?,
-        cwd: process.cwd().clone(),
+        env: environment(process.env.as_deref().unwrap_or_default())?,
+        cwd: process.cwd.clone(),
         user: User {
             uid: user.uid(),
             gid: user.gid(),
             additional_gids: user.additional_gids().clone().unwrap_or_default(),
             umask: user.umask(),
         },
-        capabilities: process.capabilities().as_ref().map(Capabilities::from).unwrap_or_default(),
-        rlimits: rlimits(process.rlimits().as_deref().unwrap_or_default())?,
-        no_new_privileges: process.no_new_privileges().unwrap_or(false),
-        oom_score_adj: oom_score_adj(process.oom_score_adj())?,
-        apparmor_profile: process.apparmor_profile().clone().filter(|profile| !profile.is_empty()),
-        selinux_label: process.selinux_label().clone().filter(|label| !label.is_empty()),
-        scheduler: process.scheduler().as_ref().map(scheduler).transpose()?,
-        io_priority: process.io_priority().as_ref().map(io_priority).transpose()?,
+        capabilities: process.capabilities.as_ref().map(Capabilities::from).unwrap_or_default(),
+        rlimits: rlimits(process.rlimits.as_deref().unwrap_or_default())?,
+        no_new_privileges: process.no_new_privileges.unwrap_or(false),
+        oom_score_adj: oom_score_adj(process.oom_score_adj)?,
+        apparmor_profile: process.apparmor_profile.clone().filter(|profile| !profile.is_empty()),
+        selinux_label: process.selinux_label.clone().filter(|label| !label.is_empty()),
+        scheduler: process.scheduler.as_ref().map(scheduler).transpose()?,
+        io_priority: process.io_priority.as_ref().map(io_priority).transpose()?,
         exec_affinity: None,
     })
 }
@@ -164,8 +160,8 @@ fn check_user(user: &oci::User) -> Result<()> {
     Ok(())
 }
 
-fn console_size(process: &oci::Process) -> Result<Option<WindowSize>> {
-    let Some(size) = process.console_size() else { return Ok(None) };
+fn console_size(process: &document::Process) -> Result<Option<WindowSize>> {
+    let Some(size) = process.console_size else { return Ok(None) };
     let cells = |name, value: u64| {
         u16::try_from(value)
             .with_context(|| format!("process.consoleSize.{name}: {value} is more than 65535"))
