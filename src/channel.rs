@@ -4,8 +4,7 @@
 //! P                                            C
 //! clone3 ───────────────────────────────────▶  joins what it must; new user namespace: waits
 //! id maps written             ── Mapped ────▶  (user namespace) becomes root, mounts …
-//! cgroups made                ── Placed ────▶  … waits for this before its cgroup namespace
-//! their limits set, pid on disk
+//! cgroups made, pid on disk   ── Placed ────▶  … waits for this before its cgroup namespace
 //! (hooks?)                    ◀─ Mounted ───
 //! prestart, createRuntime     ── HooksDone ─▶  createContainer hooks, pivot_root, masks, console
 //! keeps or passes the pty     ◀─ Console(fd)
@@ -46,8 +45,8 @@ pub enum Message {
     /// The id maps are written. With the door to the cgroups of v1, which whoever has become
     /// another user may no longer go through.
     Mapped(Vec<OwnedFd>),
-    /// The process is in its cgroup of v2. With the door to the cgroups of v1, if it has not been
-    /// through. Their limits are set before [`Message::Start`].
+    /// The process is in its cgroup of v2, and its pid is on record. With the door to the cgroups of
+    /// v1, if it has not been through.
     Placed(Vec<OwnedFd>),
     /// All mounts are made; hooks of the runtime may run now.
     Mounted,

@@ -18,10 +18,11 @@ use crate::container::{Status, state_json};
 use crate::procfs::Proc;
 use crate::rootfs::{self, devices, mask, mounts, root::Root};
 use crate::security::seccomp;
+use crate::spec::mount::Kind;
 use crate::spec::{Config, Hook, MemoryPolicy, Process};
 use crate::state::{InitFile, Record};
 use crate::sys::clone::exit_now;
-use crate::{executable, hooks, log, namespace, process, sys, timings};
+use crate::{cgroup, executable, hooks, log, namespace, process, sys, timings};
 
 /// Where the process waits before it becomes the program.
 pub enum Gate {
@@ -224,22 +225,31 @@ fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
     };
     let mut placed = false;
     let mut late = Vec::new();
-    for (mount, source) in config.mounts.iter().zip(&mut plan.sources) {
+    let joined = config.namespaces.get(Ns::Mount).is_some_and(|ns| ns.path.is_some());
+    let mut without_devices = !joined && !mounts::has_host_dev(&config.mounts);
+    let mut make_devices = |root: &Root| {
+        if std::mem::take(&mut without_devices) {
+            let bind = config.namespaces.get(Ns::User).is_some();
+            devices::make_all(root, &config.devices, bind)?;
+            timings::step("make the devices");
+        }
+        anyhow::Ok(())
+    };
+    for (index, (mount, source)) in config.mounts.iter().zip(&mut plan.sources).enumerate() {
         // The parent makes the cgroups of v1 meanwhile, which takes long; a mount of cgroup v2 shows
         // the tree from where this process is.
-        if !placed && matches!(mount.kind, crate::spec::mount::Kind::Cgroup) {
+        if !placed && matches!(mount.kind, Kind::Cgroup) {
+            if index + 1 == config.mounts.len() && mount.destination == Path::new(cgroup::ROOT) {
+                // It covers none of them, and there is time.
+                make_devices(&root)?;
+            }
             enter_cgroup_namespace(config, record, channel)?;
             placed = true;
         }
         late.extend(mounts::make(&mut root, mount, source.take(), &around)?);
         timings::done(|| format!("mount {}", mount.destination.display()).into());
     }
-    let joined = config.namespaces.get(Ns::Mount).is_some_and(|ns| ns.path.is_some());
-    if !joined && !mounts::has_host_dev(&config.mounts) {
-        let bind = config.namespaces.get(Ns::User).is_some();
-        devices::make_all(&root, &config.devices, bind)?;
-    }
-    timings::step("make the devices");
+    make_devices(&root)?;
     late.iter().try_for_each(mounts::make_readonly)?;
     if !placed {
         enter_cgroup_namespace(config, record, channel)?;

@@ -46,9 +46,9 @@ impl Location {
     }
 
     /// Makes as much of the cgroup as a process is cloned into. The rest can be made while that
-    /// process makes its mounts: [`Cgroup::complete`], then [`Cgroup::limit`].
+    /// process makes its mounts: [`Cgroup::complete`].
     ///
-    /// On failure, of any of them, the caller destroys the cgroup.
+    /// On failure, of that too, the caller destroys the cgroup.
     pub fn begin(&self, resources: Option<&LinuxResources>) -> Result<(Cgroup, Unfinished)> {
         // Who has few rights may have to go without a cgroup, which shows at the last hierarchy.
         if self.is_unit() || unprivileged() {
@@ -108,28 +108,25 @@ impl Location {
 }
 
 impl Cgroup {
-    /// Makes the cgroup in the hierarchies of v1, of which the kernel takes its time for each.
-    pub fn complete(&mut self, unfinished: &mut Unfinished) -> Result<()> {
-        if unfinished.done.is_none() && !self.location.is_unified() {
-            let made = self.make_in(Version::V1, &mut Vec::new());
-            unfinished.new &= made.with_context(|| self.cannot_make())?;
-            self.check_not_frozen()?;
-        }
-        Ok(())
-    }
-
-    /// Applies all limits; warnings as of [`Location::create`].
-    pub fn limit(
+    /// Makes the cgroup in the hierarchies of v1, of which the kernel takes its time for each, and
+    /// applies all limits; warnings as of [`Location::create`].
+    pub fn complete(
         &mut self,
         unfinished: Unfinished,
         resources: Option<&LinuxResources>,
     ) -> Result<Vec<String>> {
-        match unfinished {
-            Unfinished { done: Some(warnings), .. } => Ok(warnings),
-            Unfinished { new, available, .. } => {
-                self.apply_all(resources, &available, new).with_context(|| self.cannot_make())
-            }
+        let Unfinished { mut new, available, done } = unfinished;
+        if let Some(warnings) = done {
+            return Ok(warnings);
         }
+        let mut complete = || {
+            if !self.location.is_unified() {
+                new &= self.make_in(Version::V1, &mut Vec::new())?;
+                self.check_not_frozen()?;
+            }
+            self.apply_all(resources, &available, new)
+        };
+        complete().with_context(|| self.cannot_make())
     }
 
     fn cannot_make(&self) -> String {

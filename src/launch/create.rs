@@ -206,7 +206,7 @@ fn plan<'a>(
 fn accompany(
     child: &mut Child,
     container: &Container,
-    (cgroup, mut unfinished): (&mut cgroup::Cgroup, Unfinished),
+    (cgroup, unfinished): (&mut cgroup::Cgroup, Unfinished),
     init_file: InitFile,
     options: &Options,
     gate: Option<&OwnGate>,
@@ -219,8 +219,9 @@ fn accompany(
         let maps = &config.namespaces;
         userns::write_maps("linux", &maps.uid_mappings, &maps.gid_mappings, proc, pid)?;
     }
-    cgroup.complete(&mut unfinished)?;
-    timings::step("make the cgroups of v1");
+    let warnings = cgroup.complete(unfinished, config.resources.as_ref())?;
+    warnings.iter().for_each(|warning| log::warning(warning));
+    timings::step("make the rest of the cgroup, set its limits");
     place_first(child, cgroup, record, config, proc)?;
     timings::step("let systemd and resctrl have init");
     let mut door = cgroup.door()?;
@@ -228,22 +229,11 @@ fn accompany(
         // From now on it may be another user's process, which one without privileges can't place.
         child.channel.send(&Message::Mapped(std::mem::take(&mut door)))?;
     }
-    let placed = Message::Placed(door);
-    // Its mounts want the cgroup to be there; its hooks and sysctls want what follows as well.
-    let hurry = config.hooks.create_container.is_empty() && config.net_devices.is_empty();
-    if hurry {
-        child.channel.send(&placed)?;
-    }
-    let warnings = cgroup.limit(unfinished, config.resources.as_ref())?;
-    warnings.iter().for_each(|warning| log::warning(warning));
-    timings::step("set the cgroup's limits");
     let stat = proc.stat(pid)?.context("the container's init is gone")?;
     init_file.write(Init { pid, start_time: stat.start_time })?;
     drop(init_file);
     netdev::move_all(&config.net_devices, pid, &child.pidfd)?;
-    if !hurry {
-        child.channel.send(&placed)?;
-    }
+    child.channel.send(&Message::Placed(door))?;
     if let (None, Some(process)) = (gate, &config.process) {
         child.start_at_once(config, process, options)?;
     }

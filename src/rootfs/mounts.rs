@@ -16,7 +16,7 @@ use super::{copy_up, mask};
 use crate::cgroup;
 use crate::procfs::Proc;
 use crate::spec::mount::{ATTR_RDONLY, Kind, Mount, Propagation};
-use crate::sys::mount::{FsContext, MountAttr, attach, attach_at, clone_tree, set_attr, set_label};
+use crate::sys::mount::{FsContext, MountAttr, attach, bind_at, clone_tree, set_attr, set_label};
 
 /// What the mounts need to know beside the root.
 pub struct Surroundings<'a> {
@@ -301,16 +301,15 @@ fn cgroups(root: &Root, mount: &Mount, around: &Surroundings) -> Result<()> {
     attach(&top, &target).context("attach the mount")?;
     for (name, path) in around.cgroup.v1_paths() {
         let show = || -> Result<()> {
-            let tree = match clone_tree(AT_FDCWD, path.as_path(), false) {
+            mkdirat(&top, name, Mode::from_bits_truncate(0o755))?;
+            let shown = match bind_at(path.as_path(), &top, name, false) {
                 // A container without a cgroup of its own is in the caller's.
                 Err(Errno::ENOENT | Errno::EACCES) => {
-                    clone_tree(AT_FDCWD, cgroup::own_v1_path(name).as_path(), false)
+                    bind_at(cgroup::own_v1_path(name).as_path(), &top, name, false)
                 }
-                tree => tree,
+                shown => shown,
             };
-            let tree = tree.with_context(|| path.display().to_string())?;
-            mkdirat(&top, name, Mode::from_bits_truncate(0o755))?;
-            attach_at(&tree, &top, name)?;
+            shown.with_context(|| path.display().to_string())?;
             // Programs look for each controller of a shared hierarchy by its own name.
             for controller in name.split(',').filter(|controller| *controller != name) {
                 symlinkat(name, &top, controller)?;

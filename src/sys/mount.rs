@@ -94,29 +94,63 @@ pub fn attach_at(
     })?
 }
 
+/// `mount(2)` with `MS_BIND`: shows `source`, relative to the folder `dir`, at `name` in it. The
+/// working directory is `dir` afterwards. As [`attach_at`] as to links, and in one call, without the
+/// mount namespace of its own that the kernel makes for each detached tree.
+///
+/// # Errors
+/// Those of `mount(2)`: `ENOENT` when one of them isn't there.
+pub fn bind_at(
+    source: &(impl NixPath + ?Sized),
+    dir: impl AsFd,
+    name: &(impl NixPath + ?Sized),
+    recursive: bool,
+) -> nix::Result<()> {
+    use nix::mount::{MsFlags, mount};
+    nix::unistd::fchdir(dir)?;
+    let flags = if recursive { MsFlags::MS_BIND | MsFlags::MS_REC } else { MsFlags::MS_BIND };
+    mount(Some(source), name, None::<&str>, flags, None::<&str>)
+}
+
 /// `mount_setattr(2)` on the mount that `mount` refers to.
 ///
 /// # Errors
 /// Those of `mount_setattr(2)`: `EINVAL` when `mount` is not a mount's root, `EPERM` when the
 /// attribute is locked.
 pub fn set_attr(mount: impl AsFd, attr: MountAttr, recursive: bool) -> nix::Result<()> {
+    set_attr_at(mount, "", attr, recursive)
+}
+
+/// The same for what is mounted at `name` in the folder `dir`; an empty name means `dir` itself.
+///
+/// # Errors
+/// As [`set_attr`].
+pub fn set_attr_at(
+    dir: impl AsFd,
+    name: &(impl NixPath + ?Sized),
+    attr: MountAttr,
+    recursive: bool,
+) -> nix::Result<()> {
     let value = [attr.set, attr.clear, attr.propagation, attr.userns_fd];
-    let mut flags = libc::AT_EMPTY_PATH;
+    let mut flags = if name.is_empty() { libc::AT_EMPTY_PATH } else { 0 };
     if recursive {
         flags |= libc::AT_RECURSIVE;
     }
-    // SAFETY: `value` is a struct mount_attr (four u64) and outlives the call.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            mount.as_fd().as_raw_fd(),
-            c"".as_ptr(),
-            flags,
-            value.as_ptr(),
-            size_of_val(&value),
-        )
-    })
-    .map(drop)
+    name.with_nix_path(|name| {
+        // SAFETY: `name` is NUL-terminated; `value` is a struct mount_attr (four u64); both outlive
+        // the call.
+        check(unsafe {
+            libc::syscall(
+                libc::SYS_mount_setattr,
+                dir.as_fd().as_raw_fd(),
+                name.as_ptr(),
+                flags,
+                value.as_ptr(),
+                size_of_val(&value),
+            )
+        })
+        .map(drop)
+    })?
 }
 
 /// A filesystem being configured (`fsopen(2)`).
