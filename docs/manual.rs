@@ -8,7 +8,6 @@ mod cli;
 use std::fs::create_dir_all;
 use std::path::PathBuf;
 
-use clap::CommandFactory;
 use clap_complete::{Shell, generate_to};
 
 fn main() -> std::io::Result<()> {
@@ -17,9 +16,9 @@ fn main() -> std::io::Result<()> {
     create_dir_all(&man)?;
     create_dir_all(&completions)?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        generate_to(shell, &mut cli::Cli::command(), "ultari", &completions)?;
+        generate_to(shell, &mut cli::command(), "ultari", &completions)?;
     }
-    let mut command = cli::Cli::command();
+    let mut command = cli::command();
     command.build();
     let pages = [command.clone()].into_iter().chain(command.get_subcommands().cloned());
     for page in pages.filter(|page| page.get_name() != "help") {

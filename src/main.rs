@@ -4,7 +4,6 @@
 mod cli;
 mod commands;
 
-use clap::Parser;
 use clap::error::ErrorKind;
 use ultari::{log, seal, sys};
 
@@ -24,7 +23,7 @@ fn run() -> i32 {
         log::error(&format!("{error:#}"));
         return 1;
     }
-    let cli = match cli::Cli::try_parse() {
+    let cli = match cli::parse() {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();

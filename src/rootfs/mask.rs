@@ -12,7 +12,7 @@ use nix::sys::stat::{Mode, fstat, makedev};
 use super::root::{Root, file_type, is_folder};
 use crate::spec::mount::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
 use crate::sys::mount::{
-    FsContext, MountAttr, attach, attach_at, bind_at, clone_tree, set_attr, set_attr_at,
+    FsContext, MountAttr, attach, attach_at, bind_here, clone_tree, set_attr, set_attr_at,
 };
 
 /// The host's `/dev/null`: opened before the container's root is in sight and checked to be that
@@ -131,7 +131,8 @@ pub fn make_readonly(root: &Root, paths: &[PathBuf]) -> Result<()> {
     for path in paths {
         // By name where that is safe, as with masks.
         let protect_entry = |(mount, name): (&OwnedFd, &OsStr)| -> nix::Result<()> {
-            bind_at(name, mount, name, true)?;
+            nix::unistd::fchdir(mount)?;
+            bind_here(name, name, true)?;
             set_attr_at(mount, name, READ_ONLY, true)
         };
         if let Some(Ok(()) | Err(Errno::ENOENT)) = root.interface_entry(path).map(protect_entry) {

@@ -16,7 +16,7 @@ use super::{copy_up, mask};
 use crate::cgroup;
 use crate::procfs::Proc;
 use crate::spec::mount::{ATTR_RDONLY, Kind, Mount, Propagation};
-use crate::sys::mount::{FsContext, MountAttr, attach, bind_at, clone_tree, set_attr, set_label};
+use crate::sys::mount::{FsContext, MountAttr, attach, bind_here, clone_tree, set_attr, set_label};
 
 /// What the mounts need to know beside the root.
 pub struct Surroundings<'a> {
@@ -299,13 +299,14 @@ fn cgroups(root: &Root, mount: &Mount, around: &Surroundings) -> Result<()> {
     let readonly = mount.attr.set & ATTR_RDONLY;
     let top = fs.mount(mount.attr.set & !readonly).context("mount it")?;
     attach(&top, &target).context("attach the mount")?;
+    nix::unistd::fchdir(&top).context("change into it")?;
     for (name, path) in around.cgroup.v1_paths() {
         let show = || -> Result<()> {
             mkdirat(&top, name, Mode::from_bits_truncate(0o755))?;
-            let shown = match bind_at(path.as_path(), &top, name, false) {
+            let shown = match bind_here(path.as_path(), name, false) {
                 // A container without a cgroup of its own is in the caller's.
                 Err(Errno::ENOENT | Errno::EACCES) => {
-                    bind_at(cgroup::own_v1_path(name).as_path(), &top, name, false)
+                    bind_here(cgroup::own_v1_path(name).as_path(), name, false)
                 }
                 shown => shown,
             };

@@ -94,20 +94,18 @@ pub fn attach_at(
     })?
 }
 
-/// `mount(2)` with `MS_BIND`: shows `source`, relative to the folder `dir`, at `name` in it. The
-/// working directory is `dir` afterwards. As [`attach_at`] as to links, and in one call, without the
-/// mount namespace of its own that the kernel makes for each detached tree.
+/// `mount(2)` with `MS_BIND`: shows `source` at `name`, both from the working directory. As
+/// [`attach_at`] as to links, and in one call, without the mount namespace of its own that the
+/// kernel makes for each detached tree.
 ///
 /// # Errors
 /// Those of `mount(2)`: `ENOENT` when one of them isn't there.
-pub fn bind_at(
+pub fn bind_here(
     source: &(impl NixPath + ?Sized),
-    dir: impl AsFd,
     name: &(impl NixPath + ?Sized),
     recursive: bool,
 ) -> nix::Result<()> {
     use nix::mount::{MsFlags, mount};
-    nix::unistd::fchdir(dir)?;
     let flags = if recursive { MsFlags::MS_BIND | MsFlags::MS_REC } else { MsFlags::MS_BIND };
     mount(Some(source), name, None::<&str>, flags, None::<&str>)
 }
