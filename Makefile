@@ -81,8 +81,9 @@ build: deps toolchain $(MANUAL)/man8/ultari.8 ## Build the optimised static prog
 	done
 
 # From the definitions of the command line: manual pages and completions, for `install`.
-$(MANUAL)/man8/ultari.8: src/cli.rs docs/manual.rs Cargo.lock | deps toolchain
-	cargo run --quiet $(CARGO_ARGS) --example manual -- $(MANUAL)
+$(MANUAL)/man8/ultari.8: src/cli.rs $(shell find uctr/src/cli -name '*.rs') docs/manual.rs Cargo.lock | deps toolchain
+	rm -rf $(MANUAL)
+	cargo run --quiet $(CARGO_ARGS) -p uctr --example manual -- $(MANUAL)
 
 demo: root bundles $(if $(filter bin/ultari,$(ULTARI)),build) ## Run a container that shows you around, from inside
 	@id=hello-$$$$; code=0; \
@@ -200,11 +201,14 @@ install: ## Install programs, manual pages and completions to $(DESTDIR)$(PREFIX
 		{ echo "bin/ultari or bin/uctr is not there: run make build first" >&2; exit 1; }
 	install -D -m 755 bin/ultari $(DESTDIR)$(PREFIX)/bin/ultari
 	install -m 755 bin/uctr $(DESTDIR)$(PREFIX)/bin/uctr
-	install -d $(DESTDIR)$(PREFIX)/share/man/man8
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man8
+	install -m 644 $(MANUAL)/man1/*.1 $(DESTDIR)$(PREFIX)/share/man/man1
 	install -m 644 $(MANUAL)/man8/*.8 $(DESTDIR)$(PREFIX)/share/man/man8
-	install -D -m 644 $(MANUAL)/completions/ultari.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/ultari
-	install -D -m 644 $(MANUAL)/completions/_ultari $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_ultari
-	install -D -m 644 $(MANUAL)/completions/ultari.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/ultari.fish
+	for program in ultari uctr; do \
+		install -D -m 644 $(MANUAL)/completions/$$program.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$program && \
+		install -D -m 644 $(MANUAL)/completions/_$$program $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_$$program && \
+		install -D -m 644 $(MANUAL)/completions/$$program.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/$$program.fish || exit 1; \
+	done
 
 clean: ## Remove everything that was built
 	cargo clean

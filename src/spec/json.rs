@@ -1,7 +1,7 @@
 //! From JSON to the types of the crate `oci-spec`: what is put right on the way, and what these
 //! would take and should not.
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, bail};
 use oci_spec::runtime as oci;
 use serde_json::Value;
 
@@ -55,7 +55,7 @@ fn is_capability(name: &Value) -> bool {
 /// # Errors
 /// With the path of the property that does not fit.
 pub fn deserialize<T: serde::de::DeserializeOwned>(value: Value) -> Result<T> {
-    check_shape(&value, "")?;
+    check_shape(&value)?;
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         let error = error.into_inner();
@@ -87,31 +87,33 @@ const OBJECTS: [&str; 19] = [
 ];
 
 /// Refuses arrays where the specification has objects.
-fn check_shape(value: &Value, path: &str) -> Result<()> {
-    match value {
-        Value::Object(properties) => {
-            for (name, property) in properties {
-                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                let array = property.is_array() && OBJECTS.contains(&name.as_str());
-                ensure!(!array, "{path}: must be an object, is an array");
-                if property.is_object() || property.is_array() {
-                    check_shape(property, &path)?;
-                }
-            }
-        }
-        Value::Array(elements) => {
-            for (index, element) in elements.iter().enumerate() {
-                if element.is_array() {
-                    bail!("{path}[{index}]: must be an object, is an array");
-                }
-                if element.is_object() {
-                    check_shape(element, &format!("{path}[{index}]"))?;
-                }
-            }
-        }
-        _ => {}
+fn check_shape(value: &Value) -> Result<()> {
+    match misplaced_array(value) {
+        Some(path) => bail!("{path}: must be an object, is an array"),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// The path of an array that should be an object, if there is any; put together only then.
+fn misplaced_array(value: &Value) -> Option<String> {
+    match value {
+        Value::Object(properties) => properties.iter().find_map(|(name, property)| {
+            if property.is_array() && OBJECTS.contains(&name.as_str()) {
+                return Some(name.clone());
+            }
+            let below = misplaced_array(property)?;
+            // An element's path starts with its index.
+            let dot = if below.starts_with('[') { "" } else { "." };
+            Some(format!("{name}{dot}{below}"))
+        }),
+        Value::Array(elements) => elements.iter().enumerate().find_map(|(index, element)| {
+            if element.is_array() {
+                return Some(format!("[{index}]"));
+            }
+            misplaced_array(element).map(|below| format!("[{index}].{below}"))
+        }),
+        _ => None,
+    }
 }
 
 /// Properties of a config.json that the specification does not have.

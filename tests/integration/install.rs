@@ -7,7 +7,7 @@ use crate::skip;
 use crate::support::Sandbox;
 
 #[test]
-fn program_manual_pages_and_completions() {
+fn programs_manual_pages_and_completions() {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     if !project.join("bin/ultari").exists() || !project.join("target/manual").exists() {
         skip!("`make build` has not been here");
@@ -25,22 +25,34 @@ fn program_manual_pages_and_completions() {
         .unwrap();
     assert!(make.status.success(), "{}", String::from_utf8_lossy(&make.stderr));
     let usr = to.join("usr");
-    let help = Command::new(usr.join("bin/ultari")).arg("--help").output().unwrap();
+    expect_pages(&usr, "ultari", 8, &["create"]);
+    expect_pages(&usr, "uctr", 1, &["run", "network"]);
+    assert!(usr.join("share/man/man1/uctr-network-create.1").exists());
+    for (program, typed, commands) in [("ultari", "sta", "start state"), ("uctr", "net", "network")]
+    {
+        let script = format!(
+            "source share/bash-completion/completions/{program}
+            COMP_WORDS=({program} {typed}) COMP_CWORD=1
+            _{program} {program} {typed} {program}
+            echo ${{COMPREPLY[*]}}"
+        );
+        let bash = Command::new("bash").args(["-c", &script]).current_dir(&usr).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&bash.stdout), format!("{commands}\n"));
+    }
+}
+
+/// Each command that `--help` names has its page.
+fn expect_pages(usr: &Path, program: &str, section: u32, some: &[&str]) {
+    let help = Command::new(usr.join("bin").join(program)).arg("--help").output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
     let (_, commands) = help.split_once("Commands:\n").unwrap();
     let (commands, _) = commands.split_once("\n\n").unwrap();
     let names: Vec<_> =
         commands.lines().filter_map(|line| line.split_whitespace().next()).collect();
-    assert!(names.contains(&"create"), "{names:?}");
+    assert!(some.iter().all(|name| names.contains(name)), "{names:?}");
     for name in names.into_iter().filter(|name| *name != "help") {
-        let page = usr.join(format!("share/man/man8/ultari-{name}.8"));
+        let page = usr.join(format!("share/man/man{section}/{program}-{name}.{section}"));
         let text = std::fs::read_to_string(&page).unwrap();
         assert!(text.contains(name), "{page:?}");
     }
-    let script = "source share/bash-completion/completions/ultari
-        COMP_WORDS=(ultari sta) COMP_CWORD=1
-        _ultari ultari sta ultari
-        echo ${COMPREPLY[*]}";
-    let bash = Command::new("bash").args(["-c", script]).current_dir(&usr).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&bash.stdout), "start state\n");
 }

@@ -104,6 +104,7 @@ impl Rm {
 
 /// Of a command that removes all that is not in use.
 #[derive(Debug, Args)]
+#[group(skip)]
 pub struct Prune {
     /// Don't ask
     #[arg(short, long)]

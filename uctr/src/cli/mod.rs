@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::paths::Paths;
 
@@ -68,6 +68,12 @@ enum Image {
     Registry(registry::ImageCommand),
     #[command(flatten)]
     Images(images::Group),
+}
+
+/// The definition of the command line.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the program's arguments; its exit status is docker's.
