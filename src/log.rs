@@ -54,10 +54,12 @@ pub fn warning(message: &str) {
 }
 
 /// The same of something that is common with engines. Under some of them standard error is the
-/// container's, and ends in its log: without a log file only a person at a terminal is told.
-pub fn quiet_warning(message: &str) {
+/// container's, and ends in its log or on its terminal: without a log file only a person at a
+/// terminal is told, and if `by_hand`.
+pub fn quiet_warning(message: &str, by_hand: bool) {
     let debug = LOG.get().is_some_and(|log| log.debug);
-    if !write_to_file("warning", message) && (debug || std::io::stderr().is_terminal()) {
+    let person = by_hand && std::io::stderr().is_terminal();
+    if !write_to_file("warning", message) && (debug || person) {
         to_stderr(&format!("warning: {message}"));
     }
 }

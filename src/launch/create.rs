@@ -68,7 +68,7 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
         limit_capabilities(process, &config.namespaces)?;
     }
     config.warnings.iter().for_each(|warning| log::warning(warning));
-    let filter = compile(&config)?;
+    let filter = compile(&config, options)?;
     let proc = Proc::open()?;
     timings::step("look what the host has; compile the system call filter");
     let (folder, record, init_file) = put_on_record(bundle, &mut config, &text, options, &proc)?;

@@ -52,7 +52,7 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
     let proc = container.proc();
     let plan = Common {
         process: Some(process),
-        filter: compile(config)?,
+        filter: compile(config, options)?,
         proc,
         preserve_fds: options.preserve_fds,
         personality: config.personality,

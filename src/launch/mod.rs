@@ -72,11 +72,13 @@ pub(crate) fn check_terminal(process: Option<&Process>, options: &Options) -> Re
 /// Compiles the filter early, so that its errors come before anything is made. Engines' profiles
 /// name calls of every architecture and of newer kernels: what there is to say of those is for
 /// whoever looks at the log, or runs this by hand.
-fn compile(config: &Config) -> Result<Option<seccomp::Filter>> {
+fn compile(config: &Config, options: &Options) -> Result<Option<seccomp::Filter>> {
     let Some(seccomp) = &config.seccomp else { return Ok(None) };
     let filter = seccomp::compile(seccomp)?;
+    // Engines want to know the pid.
+    let by_hand = options.pid_file.is_none();
     for warning in &filter.warnings {
-        log::quiet_warning(warning);
+        log::quiet_warning(warning, by_hand);
     }
     Ok(Some(filter))
 }

@@ -64,9 +64,10 @@ fn s28_input_only_when_asked_for() {
         let mut command = host.0.command(&args);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         // Without -i nobody takes it.
-        let text = "x".repeat(300_000);
-        let _ = child.stdin.take().unwrap().write_all(text.as_bytes());
+        let mut stdin = child.stdin.take().unwrap();
+        let writer = std::thread::spawn(move || stdin.write_all("x".repeat(300_000).as_bytes()));
         let said = child.wait_with_output().unwrap();
+        let _ = writer.join().unwrap();
         assert!(said.status.success());
         said.stdout.len()
     };
@@ -358,6 +359,29 @@ fn the_terminal_must_be_one() {
         output(&mut host.0.command(["run", "--rm", "-it", "--network", "none", "busybox", "sh"]));
     said.fails(1, &["the input device is not a TTY"]);
     assert_eq!(host.ids(), [""; 0]);
+}
+
+#[test]
+fn output_that_nobody_takes_keeps_no_signal_from_the_program() {
+    let host = Host::new();
+    let script = "trap 'exit 7' TERM; yes & wait $!";
+    let args = ["run", "--network", "none", "--name", "full", "busybox", "sh", "-c", script];
+    let mut child = host.0.command(args).stdout(Stdio::piped()).spawn().unwrap();
+    // By now all buffers up to here are full.
+    let written = || host.uctr(&["logs", "full"]).stdout.len();
+    let mut before = 0;
+    loop {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let now = written();
+        if std::mem::replace(&mut before, now) == now && now > 65_536 {
+            break;
+        }
+    }
+    let client = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+    nix::sys::signal::kill(client, nix::sys::signal::Signal::SIGTERM).unwrap();
+    until("the program ends with 7", || host.record("full")["state"]["exit_code"] == 7);
+    drop(child.stdout.take());
+    child.wait().unwrap();
 }
 
 #[test]

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::{isatty, read};
+use nix::unistd::{isatty, read, write};
 use ultari::console::RawMode;
 use ultari::sys::fs::standard_stream;
 use ultari::sys::tty::{WindowSize, window_size};
@@ -175,18 +175,24 @@ pub fn run(
         input: options.input,
         terminal: options.terminal,
         shown: options.shown,
+        output: None,
         signals: options.signals,
     };
     loop {
-        let (packet, typed, signal) = session.wait(signals)?;
+        let ready = session.wait(signals)?;
         session.send_pending();
-        if signal {
+        if ready.signals {
             session.pass_signals(signals)?;
         }
-        if typed && session.pass_input()? {
+        if ready.input && session.pass_input()? {
             return Ok(Outcome::Detached);
         }
-        if packet && let Some(status) = session.show_output()? {
+        if ready.output {
+            session.show()?;
+        } else if ready.monitor
+            && session.output.is_none()
+            && let Some(status) = session.hear()?
+        {
             return Ok(Outcome::Exited(status));
         }
     }
@@ -201,28 +207,51 @@ struct Session<'a> {
     input: bool,
     terminal: bool,
     shown: [bool; 2],
+    /// What the program has said and the caller hasn't taken: on which stream, and the rest of it.
+    output: Option<(i32, Vec<u8>)>,
     signals: bool,
 }
 
+/// What there is to do.
+struct Ready {
+    monitor: bool,
+    signals: bool,
+    input: bool,
+    /// The caller takes more of [`Session::output`].
+    output: bool,
+}
+
 impl Session<'_> {
-    fn wait(&self, signals: &Signals) -> Result<(bool, bool, bool)> {
-        let readable = PollFlags::POLLIN;
-        let mut fds = vec![
-            PollFd::new(self.monitor.as_fd(), readable),
-            PollFd::new(signals.0.as_fd(), readable),
-        ];
+    fn wait(&self, signals: &Signals) -> Result<Ready> {
+        let mut of_monitor = PollFlags::empty();
+        if self.output.is_none() {
+            of_monitor |= PollFlags::POLLIN;
+        }
         if !self.pending.is_empty() {
-            fds[0].set_events(readable | PollFlags::POLLOUT);
+            of_monitor |= PollFlags::POLLOUT;
         }
-        if self.input && self.pending.is_empty() {
-            fds.push(PollFd::new(standard_stream(0), readable));
-        }
+        let mut fds = vec![PollFd::new(signals.0.as_fd(), PollFlags::POLLIN)];
+        let mut place = |wanted: bool, fd, event: PollFlags| {
+            wanted.then(|| fds.push(PollFd::new(fd, event)))?;
+            Some(fds.len() - 1)
+        };
+        // Not without a wish: that it is gone would be told again and again.
+        let monitor = place(!of_monitor.is_empty(), self.monitor.as_fd(), of_monitor);
+        let takes_input = self.input && self.pending.is_empty();
+        let input = place(takes_input, standard_stream(0), PollFlags::POLLIN);
+        let stream = self.output.as_ref().map_or(1, |(stream, _)| *stream);
+        let output = place(self.output.is_some(), standard_stream(stream), PollFlags::POLLOUT);
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno).context("wait for the container"),
         }
-        let any = |index: usize| fds.get(index).is_some_and(|fd| fd.any().unwrap_or(false));
-        Ok((any(0), any(2), any(1)))
+        let any = |index: usize| fds[index].any().unwrap_or(false);
+        Ok(Ready {
+            monitor: monitor.is_some_and(any),
+            signals: any(0),
+            input: input.is_some_and(any),
+            output: output.is_some_and(any),
+        })
     }
 
     fn send(&mut self, what: u8, data: &[u8]) {
@@ -284,33 +313,45 @@ impl Session<'_> {
         Ok(detach)
     }
 
-    /// The exit status when it has come.
-    fn show_output(&self) -> Result<Option<i32>> {
+    /// Takes what the monitor says: the exit status when it has come.
+    fn hear(&mut self) -> Result<Option<i32>> {
         let mut buffer = [0; MAX_DATA + 1];
         let packet = match self.monitor.receive(&mut buffer) {
             Err(Errno::EAGAIN) => return Ok(None),
             other => other.context("hear from the monitor")?,
         };
-        let result = match packet {
-            Some((STDOUT, data)) if self.shown[0] => write_all(&mut std::io::stdout().lock(), data),
-            Some((STDERR, data)) if self.shown[1] => write_all(&mut std::io::stderr().lock(), data),
+        match packet {
+            Some((STDOUT, data)) if self.shown[0] => self.output = Some((1, data.to_vec())),
+            Some((STDERR, data)) if self.shown[1] => self.output = Some((2, data.to_vec())),
             Some((EXIT, data)) => {
                 let bytes = data.try_into().context("exit status of four bytes")?;
                 return Ok(Some(i32::from_le_bytes(bytes)));
             }
-            Some(_) => Ok(()),
+            Some(_) => {}
             None => bail!(
                 "the monitor of container {} was killed; its state is unknown to this command",
                 self.container.short_id()
             ),
-        };
-        match result {
-            // Whoever reads has enough: the program is to hear of it as it would without us.
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-                std::process::exit(128 + libc::SIGPIPE)
-            }
-            other => other.context("write the container's output").map(|()| None),
         }
+        Ok(None)
+    }
+
+    /// Shows as much of the output as a pipe takes that takes anything, so that whoever takes
+    /// nothing for a while keeps neither signals nor input from the program.
+    fn show(&mut self) -> Result<()> {
+        let Some((stream, data)) = &mut self.output else { return Ok(()) };
+        let part = &data[..data.len().min(libc::PIPE_BUF)];
+        match write(standard_stream(*stream), part) {
+            Ok(length) => drop(data.drain(..length)),
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            // Whoever reads has enough: the program is to hear of it as it would without us.
+            Err(Errno::EPIPE) => std::process::exit(128 + libc::SIGPIPE),
+            Err(errno) => return Err(errno).context("write the container's output"),
+        }
+        if data.is_empty() {
+            self.output = None;
+        }
+        Ok(())
     }
 }
 
