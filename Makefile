@@ -146,9 +146,8 @@ bench-instructions: deps-instructions build ## Count instructions, whatever the 
 BENCH = ULTARI="$(ULTARI)" FLOOR="$(RELEASE)/examples/floor" OUT="$(TARGET_DIR)/bench" \
 	PEERS="$(PEERS)" CONTENDERS="$(CONTENDERS)" MEASURE="$(MEASURE)" QUICK="$(QUICK)" WRITE="$(WRITE)"
 
-bench-unpack: root deps-bench build ## Unpack an image of 600 MB and 25,000 files beside umoci and podman
-	cargo build $(CARGO_ARGS) --release -p uctr
-	UCTR=$(RELEASE)/uctr OUT=$(TARGET_DIR)/bench benches/uctr-unpack
+bench-unpack: root deps-bench build ## Unpack an image of 600 MB and 25,000 files beside umoci, podman and containerd
+	UCTR=bin/uctr OUT=$(TARGET_DIR)/bench benches/uctr-unpack
 
 test-engines: root deps-engines $(if $(filter bin/ultari,$(ULTARI)),build) ## Drive Docker, containerd, CRI, Podman and Buildah: ENGINES="docker cri"
 	ULTARI="$(ULTARI)" tests/engines/run $(ENGINES)
