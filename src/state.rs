@@ -414,7 +414,12 @@ impl Folder {
         let context = || format!("remove {}", self.path.display());
         // The record goes first: without it the rest is nobody's. What bars the folder goes last.
         for name in [STATE, CONFIG, INIT] {
-            let _ = unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir);
+            match unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(errno) => {
+                    return Err(errno).with_context(|| format!("{}: {name}", context()));
+                }
+            }
         }
         let inside = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
         loop {

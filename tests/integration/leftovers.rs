@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
+use crate::skip;
 use crate::support::{HIERARCHIES, Sandbox, bind, marked_processes, set_namespace, wait_until};
 
 fn mounts() -> Vec<String> {
@@ -274,6 +275,29 @@ fn a_damaged_pid_is_said_and_delete_with_force_leaves_nothing() {
     assert!(state.code == 1 && state.stderr.contains("init is damaged"), "{state:?}");
     let delete = sandbox.ultari(["delete", &sandbox.id]);
     assert!(delete.code == 1 && !marked_processes(&sandbox.marker()).is_empty(), "{delete:?}");
+    sandbox.delete_forced().ok();
+    sandbox.expect_nothing_left();
+}
+
+/// As of a file system with errors: here the file can't be removed because it is immutable.
+#[test]
+fn what_can_not_be_removed_is_told_and_the_id_stays_taken() {
+    let sandbox = rich("immutable");
+    sandbox.run_detached();
+    let record = sandbox.root().join(&sandbox.id).join("state.json");
+    let chattr = |flag: &str| {
+        let call = std::process::Command::new("chattr").arg(flag).arg(&record).output();
+        call.is_ok_and(|output| output.status.success())
+    };
+    if !chattr("+i") {
+        sandbox.delete_forced().ok();
+        skip!("no immutable files in this file system");
+    }
+    let delete = sandbox.delete_forced();
+    let create = sandbox.create();
+    assert!(chattr("-i"));
+    assert!(delete.code == 1 && delete.stderr.contains("state.json: EPERM"), "{delete:?}");
+    assert!(create.code == 1 && create.stderr.contains("already exists"), "{create:?}");
     sandbox.delete_forced().ok();
     sandbox.expect_nothing_left();
 }
