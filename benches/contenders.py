@@ -68,13 +68,13 @@ class Arena:
         for number in range(BINDS):
             (self.rootfs / f"mnt/{number}").mkdir(parents=True)
         (self.out / "source").mkdir()
-        # State is in memory, as in /run of any distribution: a disk's time is nobody's merit.
-        (self.out / "state").symlink_to(tempfile.mkdtemp(prefix="ultari-bench-", dir=in_memory()))
         for name, program in self.programs.items():
             if not os.access(program, os.X_OK):
                 fail(f"{name}: there is no program {program}")
             (self.out / "bin" / name).symlink_to(program)
         try:
+            # State is in memory, as in /run of any distribution: a disk's time is nobody's merit.
+            (self.out / "state").symlink_to(tempfile.mkdtemp(prefix="ultari-bench-", dir=in_memory()))
             for name in self.runtimes:
                 self.write_bundles(name)
             self.check()

@@ -8,13 +8,13 @@ mod cli;
 use std::fs::{create_dir_all, write};
 use std::path::{Path, PathBuf};
 
-use clap::Command;
+use clap::{Command, CommandFactory};
 use clap_complete::{Shell, generate_to};
 
 fn main() -> std::io::Result<()> {
     let folder = PathBuf::from(std::env::args_os().nth(1).expect("usage: manual FOLDER"));
     // What makes containers is the administrator's (man-pages(7), "Sections").
-    for (mut command, section) in [(cli::command(), "8"), (uctr::cli::command(), "1")] {
+    for (mut command, section) in [(cli::Cli::command(), "8"), (uctr::cli::command(), "1")] {
         let completions = folder.join("completions");
         create_dir_all(&completions)?;
         let name = command.get_name().to_owned();

@@ -11,30 +11,30 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 #[command(args_override_self = true)]
 pub struct Cli {
     /// Show more of what happens
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub debug: bool,
     /// File to write log lines to, beside standard error
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     pub log: Option<PathBuf>,
     /// How lines of the log file look
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    #[arg(long, value_name = "FORMAT", default_value = "text", global = true)]
     pub log_format: LogFormat,
     /// Folder of the containers' records [default: /run/ultari, or $XDG_RUNTIME_DIR/ultari]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", global = true)]
     pub root: Option<PathBuf>,
     /// Have systemd make the cgroup: linux.cgroupsPath is SLICE:PREFIX:NAME
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub systemd_cgroup: bool,
     /// Say where the time of run, create, exec and restore went: as text, or to a file that ends in
     /// .svg, .json (Chrome trace) or anything else; also ULTARI_TIMINGS=1 or =FILE
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true,
-        default_missing_value = "-")]
+        default_missing_value = "-", global = true)]
     pub timings: Option<PathBuf>,
     /// Accepted for compatibility: true, false or auto
     #[arg(long, value_name = "VALUE", hide = true)]
     pub rootless: Option<String>,
     /// Where criu is, unless it is on the PATH
-    #[arg(long, value_name = "PATH", hide = true)]
+    #[arg(long, value_name = "PATH", hide = true, global = true)]
     pub criu: Option<PathBuf>,
     /// Print the version
     #[arg(short = 'v', long)]
@@ -44,18 +44,6 @@ pub struct Cli {
     pub command: Option<Command>,
 }
 
-/// The flags of all commands, which may stand before and after the command's name.
-const COMMON: [&str; 7] =
-    ["debug", "log", "log_format", "root", "systemd_cgroup", "timings", "criu"];
-
-/// The whole definition.
-pub fn command() -> clap::Command {
-    Cli::command().mut_args(|arg| {
-        let common = COMMON.contains(&arg.get_id().as_str());
-        arg.global(common)
-    })
-}
-
 /// Reads the program's arguments.
 ///
 /// # Errors
@@ -63,12 +51,12 @@ pub fn command() -> clap::Command {
 pub fn parse() -> clap::error::Result<Cli> {
     // The common flags stand first, as a rule; to have them in each command takes as long as all
     // else. Nor is what the program leaves behind freed.
-    let mut quick = Cli::command();
+    let mut quick = Cli::command().mut_args(|arg| arg.global(false));
     let matches = quick.try_get_matches_from_mut(std::env::args_os());
     std::mem::forget(quick);
     match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => Ok(cli),
-        Err(_) => Cli::from_arg_matches(&command().try_get_matches()?),
+        Err(_) => Cli::try_parse(),
     }
 }
 

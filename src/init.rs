@@ -236,9 +236,11 @@ fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
         anyhow::Ok(())
     };
     for (index, (mount, source)) in config.mounts.iter().zip(&mut plan.sources).enumerate() {
-        // The parent makes the cgroups of v1 meanwhile, which takes long; a mount of cgroup v2 shows
-        // the tree from where this process is.
-        if !placed && matches!(mount.kind, Kind::Cgroup) {
+        // The parent makes the cgroups of v1 meanwhile, which takes long. A mount of cgroup v2 shows
+        // the tree from where this process is, and what is copied from the image is to be charged to
+        // the container: its size is the image's choice.
+        let waits = matches!(mount.kind, Kind::Cgroup | Kind::Filesystem { copy_up: true, .. });
+        if !placed && waits {
             if index + 1 == config.mounts.len() && mount.destination == Path::new(cgroup::ROOT) {
                 // It covers none of them, and there is time.
                 make_devices(&root)?;

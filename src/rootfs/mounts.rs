@@ -319,7 +319,9 @@ fn cgroups(root: &Root, mount: &Mount, around: &Surroundings) -> Result<()> {
         };
         show().with_context(|| format!("show the cgroup of {name}"))?;
     }
-    set_attributes(&top, mount, true)
+    set_attributes(&top, mount, true)?;
+    // Relative paths in options of later mounts (overlay's) start at the root.
+    nix::unistd::fchdir(root).context("change back into the root")
 }
 
 fn unified_cgroups(mount: &Mount, target: &OwnedFd, around: &Surroundings) -> Result<()> {

@@ -38,6 +38,27 @@ fn memory_beyond_the_limit_ends_the_container() {
     sandbox.expect_nothing_left();
 }
 
+/// How much there is to copy is the image's choice, and the runtime is who copies.
+#[test]
+fn what_is_copied_from_the_image_counts_as_the_containers_memory() {
+    if !has("memory") {
+        skip!("no memory controller");
+    }
+    let mut sandbox = Sandbox::with_script("copied", "exit 0");
+    sandbox.mount(json!({
+        "destination": "/opt", "type": "tmpfs", "source": "t", "options": ["tmpcopyup"]
+    }));
+    std::fs::create_dir_all(sandbox.rootfs().join("opt")).unwrap();
+    let file = sandbox.rootfs().join("opt/file");
+    sandbox.config["linux"]["resources"]["memory"] = json!({"limit": 40 * MIB, "swap": 40 * MIB});
+    std::fs::write(&file, vec![1; 10 << 20]).unwrap();
+    sandbox.run().ok();
+    std::fs::write(&file, vec![1; 80 << 20]).unwrap();
+    let output = sandbox.run();
+    assert!(output.code == 1 && output.stderr.contains("memory"), "{output:?}");
+    sandbox.expect_nothing_left();
+}
+
 #[test]
 fn memory_beyond_the_limit_ends_an_exec_and_not_the_container() {
     if !has("memory") {
