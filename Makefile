@@ -188,8 +188,8 @@ miri: nightly ## Run the unit tests of pure code under Miri (long)
 # Licences, banned crates and sources need nothing but the registry; advisories have a database.
 deny: toolchain ## Check licences, sources and known holes of all dependencies
 	@$(call cargo-install,cargo-deny)
-	cargo deny --locked check bans licenses sources
-	@out=$$(cargo deny --locked check advisories 2>&1) && { echo "$$out"; exit 0; }; \
+	cargo deny --locked --workspace check bans licenses sources
+	@out=$$(cargo deny --locked --workspace check advisories 2>&1) && { echo "$$out"; exit 0; }; \
 	case $$out in \
 	*"failed to fetch advisory database"*) echo "advisories NOT checked: their database can't be fetched from here" ;; \
 	*) echo "$$out" >&2; exit 1 ;; \

@@ -20,6 +20,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{OFlag, open};
 use nix::sched::CloneFlags;
 use nix::sys::stat::Mode;
+use nix::unistd::write;
 use oci_spec::runtime::LinuxNamespaceType as Ns;
 
 use crate::container::{Container, Status};
@@ -74,10 +75,12 @@ pub struct Common {
     pub cgroups_mode: CgroupsMode,
     /// Leave the network namespace empty.
     pub empty_network: bool,
+    /// Memory stays where it is until the restored container uses it.
+    pub lazy_pages: bool,
 }
 
 /// What `checkpoint` is told.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Options {
     /// The flags that it shares with `restore`.
     pub common: Common,
@@ -91,8 +94,10 @@ pub struct Options {
     pub tcp_skip_in_flight: bool,
     /// Files that were removed while they are open get a name again.
     pub link_remap: bool,
-    /// Address and port at which somebody takes the pages.
+    /// Address and port at which somebody takes the pages; with lazy pages at which criu gives them.
     pub page_server: Option<(String, u16)>,
+    /// Where a NUL byte is written as soon as lazy pages can be had.
+    pub status: Option<OwnedFd>,
 }
 
 /// The two folders, and what criu is told with either command.
@@ -136,6 +141,7 @@ impl Common {
             ext_unix_sk: self.ext_unix_sk,
             shell_job: self.shell_job,
             file_locks: self.file_locks,
+            lazy_pages: self.lazy_pages,
             auto_dedup: self.auto_dedup,
             manage_cgroups_mode: Some(match self.cgroups_mode {
                 CgroupsMode::Ignore => 0,
@@ -358,10 +364,9 @@ impl Container {
             make_folder("--work-path", path)?;
         }
         check_parent(options)?;
-        ensure!(
-            !options.pre_dump || Criu::start(&common.criu)?.features()?.mem_track,
-            "--pre-dump: this kernel or criu can't tell which memory has changed (soft-dirty bits)"
-        );
+        if options.pre_dump || common.lazy_pages {
+            check_features(options)?;
+        }
         let folders = common.open("dump.log")?;
         let mut request = common.request(&folders, &self.record);
         request.pid = pid;
@@ -377,7 +382,13 @@ impl Container {
         self.name_external(config, pid, &folders, &mut request)?;
         let kind = if options.pre_dump { Kind::PreDump } else { Kind::Dump };
         let asked = Criu::start(&common.criu)?;
-        let outcome = asked.ask(kind, request, &folders.log(), &mut |_, _| Ok(()));
+        let outcome = asked.ask(kind, request, &folders.log(), &mut |notice, _| match (
+            notice.script.as_str(),
+            &options.status,
+        ) {
+            ("status-ready", Some(fd)) => write(fd, b"\0").map(drop).context("--status-fd"),
+            _ => Ok(()),
+        });
         outcome.with_context(|| format!("checkpoint container {id}"))?;
         if options.leave_running || options.pre_dump {
             return Ok(());
@@ -425,6 +436,20 @@ pub(crate) const EXTERNAL_NAMESPACES: [(Ns, &str, &str); 2] =
 fn make_folder(flag: &str, path: &Path) -> Result<()> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.with_context(|| format!("{flag}: make {}", path.display()))
+}
+
+/// What not every kernel and criu can do.
+fn check_features(options: &Options) -> Result<()> {
+    let features = Criu::start(&options.common.criu)?.features()?;
+    ensure!(
+        !options.pre_dump || features.mem_track,
+        "--pre-dump: this kernel or criu can't tell which memory has changed (soft-dirty bits)"
+    );
+    ensure!(
+        !options.common.lazy_pages || features.lazy_pages,
+        "--lazy-pages: this kernel or criu can't supply memory on demand (userfaultfd)"
+    );
+    Ok(())
 }
 
 fn check_parent(options: &Options) -> Result<()> {

@@ -327,7 +327,7 @@ pub struct Images {
     /// Remove from older images what newer ones have
     #[arg(long)]
     pub auto_dedup: bool,
-    /// Memory comes when it is asked for (not supported yet)
+    /// Memory stays where it is until the restored container uses it
     #[arg(long)]
     pub lazy_pages: bool,
     /// What criu does about cgroups
@@ -378,10 +378,10 @@ pub struct Checkpoint {
     /// Give removed files that are open a name again
     #[arg(long)]
     pub link_remap: bool,
-    /// Descriptor to which a NUL byte is written when lazy pages can be had (not supported yet)
+    /// Descriptor to which a NUL byte is written as soon as lazy pages can be had
     #[arg(long, value_name = "FD", allow_negative_numbers = true)]
     pub status_fd: Option<i32>,
-    /// Where the pages are to go
+    /// Where the pages are to go; with --lazy-pages where they are to be had
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub page_server: Option<String>,
     /// Save only memory, and let the container go on

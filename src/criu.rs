@@ -89,6 +89,8 @@ pub(crate) struct Options {
     pub freeze_cgroup: Option<String>,
     #[prost(bool, tag = "46")]
     pub tcp_skip_in_flight: bool,
+    #[prost(bool, tag = "48")]
+    pub lazy_pages: bool,
     #[prost(bool, tag = "50")]
     pub orphan_pts_master: bool,
     #[prost(string, optional, tag = "51")]
@@ -138,6 +140,8 @@ pub(crate) struct JoinNamespace {
 pub(crate) struct Features {
     #[prost(bool, tag = "1")]
     pub mem_track: bool,
+    #[prost(bool, tag = "2")]
+    pub lazy_pages: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -264,7 +268,7 @@ impl Criu {
     /// # Errors
     /// When criu does not work at all.
     pub fn features(self) -> Result<Features> {
-        let features = Some(Features { mem_track: true });
+        let features = Some(Features { mem_track: true, lazy_pages: true });
         let request = Request { kind: Kind::FeatureCheck as i32, features, ..Request::default() };
         let response = self.converse(&request, &mut |_, _| Ok(()))?;
         let (ended, said) = self.end()?;

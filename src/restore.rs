@@ -65,6 +65,7 @@ pub fn restore(bundle: &Path, options: &Options) -> Result<(Container, Restored)
     config.warnings.iter().for_each(|warning| log::warning(warning));
     let proc = crate::procfs::Proc::open()?;
     let folders = options.common.open("restore.log")?;
+    check_page_giver(&options.common)?;
     let (folder, record, init_file) =
         launch::put_on_record(bundle, &mut config, &text, &options.launch, &proc)?;
     let container = Container::from_parts(folder, record, proc, config);
@@ -77,6 +78,21 @@ pub fn restore(bundle: &Path, options: &Options) -> Result<(Container, Restored)
             Err(error.context(format!("restore container {id}")))
         }
     }
+}
+
+/// Memory that comes when it is used comes from a program that has to be there before.
+fn check_page_giver(common: &Common) -> Result<()> {
+    let folder = common.work_path.as_ref().unwrap_or(&common.image_path);
+    let socket = folder.join("lazy-pages.socket");
+    ensure!(
+        !common.lazy_pages || socket.exists(),
+        "--lazy-pages: {} is not there: start it first, as criu lazy-pages --page-server --address \
+         ADDRESS --port PORT --images-dir {} --work-dir {}",
+        socket.display(),
+        common.image_path.display(),
+        folder.display(),
+    );
+    Ok(())
 }
 
 fn make(

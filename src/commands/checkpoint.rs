@@ -1,19 +1,27 @@
 //! `checkpoint`, and the flags that it shares with `restore`.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use ultari::checkpoint::{CgroupsMode, Common, Options};
 use ultari::container::Container;
+use ultari::sys::fs::{standard_stream, take_inherited};
 
 use crate::cli::{Checkpoint, EmptyNamespace, Images, ManageCgroups};
 
 /// `criu`: what `--criu` says.
 pub fn checkpoint(root: &Path, criu: Option<PathBuf>, args: Checkpoint) -> Result<()> {
+    // Before anything else takes its number.
+    let status = args.status_fd.filter(|fd| *fd >= 0).map(status_file).transpose()?;
+    let lazy = args.images.lazy_pages;
+    ensure!(lazy || status.is_none(), "--status-fd: nothing is told without --lazy-pages");
     ensure!(
-        args.status_fd.is_none_or(|fd| fd < 0),
-        "--status-fd: is for --lazy-pages, which is not supported yet"
+        !lazy || args.page_server.is_some(),
+        "--lazy-pages: --page-server has to say at which ADDRESS:PORT the pages are given"
     );
+    ensure!(!lazy || !args.pre_dump, "--lazy-pages: leaves out the memory that --pre-dump saves");
     let options = Options {
         common: common(criu, args.images)?,
         parent_path: args.parent_path,
@@ -22,6 +30,7 @@ pub fn checkpoint(root: &Path, criu: Option<PathBuf>, args: Checkpoint) -> Resul
         tcp_skip_in_flight: args.tcp_skip_in_flight,
         link_remap: args.link_remap,
         page_server: args.page_server.as_deref().map(parse_address).transpose()?,
+        status,
     };
     Container::open(root, &args.container_id)?.checkpoint(&options)
 }
@@ -32,10 +41,6 @@ pub fn common(criu: Option<PathBuf>, args: Images) -> Result<Common> {
         ensure!(!path.as_os_str().is_empty(), "{flag} needs a path");
         std::path::absolute(path).context("working directory")
     };
-    ensure!(
-        !args.lazy_pages,
-        "--lazy-pages: not supported yet; --pre-dump also saves time while the container stands still"
-    );
     Ok(Common {
         criu: criu.filter(|path| !path.as_os_str().is_empty()).unwrap_or("criu".into()),
         image_path: absolute("--image-path", args.image_path)?,
@@ -45,6 +50,7 @@ pub fn common(criu: Option<PathBuf>, args: Images) -> Result<Common> {
         shell_job: args.shell_job,
         file_locks: args.file_locks,
         auto_dedup: args.auto_dedup,
+        lazy_pages: args.lazy_pages,
         cgroups_mode: match args.manage_cgroups_mode {
             ManageCgroups::Soft => CgroupsMode::Soft,
             ManageCgroups::Full => CgroupsMode::Full,
@@ -53,6 +59,18 @@ pub fn common(criu: Option<PathBuf>, args: Images) -> Result<Common> {
         },
         empty_network: args.empty_ns.contains(&EmptyNamespace::Network),
     })
+}
+
+fn status_file(number: i32) -> Result<OwnedFd> {
+    let step = || format!("--status-fd {number}");
+    let file = match number {
+        0..3 => standard_stream(number).try_clone_to_owned().with_context(step)?,
+        _ => take_inherited(number).with_context(step)?,
+    };
+    let flags = fcntl(&file, FcntlArg::F_GETFL).with_context(step)?;
+    let readable_only = flags & OFlag::O_ACCMODE.bits() == OFlag::O_RDONLY.bits();
+    ensure!(!readable_only, "--status-fd {number}: is not open for writing");
+    Ok(file)
 }
 
 fn parse_address(text: &str) -> Result<(String, u16)> {

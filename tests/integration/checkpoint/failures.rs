@@ -71,16 +71,27 @@ fn only_what_runs_can_be_saved() {
 }
 
 #[test]
-fn lazy_pages_are_refused() {
-    let sandbox = Sandbox::with_script("lazy", "sleep 100");
+fn flags_of_lazy_pages_that_make_no_sense() {
+    let sandbox = Sandbox::with_script("no-lazy", "sleep 100");
     sandbox.run_detached();
-    checkpoint(&sandbox, &["--lazy-pages"]).fails(1, &["--lazy-pages", "not supported"]);
-    checkpoint(&sandbox, &["--status-fd", "1"]).fails(1, &["--status-fd", "--lazy-pages"]);
-    checkpoint(&sandbox, &["--page-server", "x"])
-        .fails(1, &["--page-server \"x\"", "ADDRESS:PORT"]);
+    let lazy = ["--lazy-pages", "--page-server", "127.0.0.1:1"];
+    let cases: [(&[&str], &[&str]); 6] = [
+        (&["--lazy-pages"], &["--lazy-pages", "--page-server", "ADDRESS:PORT"]),
+        (&["--status-fd", "1"], &["--status-fd", "--lazy-pages"]),
+        (&["--page-server", "x"], &["--page-server \"x\"", "ADDRESS:PORT"]),
+        (&[&lazy[..], &["--pre-dump"]].concat(), &["--lazy-pages", "--pre-dump"]),
+        (&[&lazy[..], &["--status-fd", "99"]].concat(), &["--status-fd 99", "EBADF"]),
+        (&[&lazy[..], &["--status-fd", "0"]].concat(), &["--status-fd 0", "not open for writing"]),
+    ];
+    for (flags, texts) in cases {
+        checkpoint(&sandbox, flags).fails(1, texts);
+    }
     assert_eq!(sandbox.status(), "running");
     sandbox.delete_forced().ok();
-    restore(&sandbox, &["--lazy-pages"]).fails(1, &["--lazy-pages", "not supported"]);
+    fs::create_dir_all(sandbox.dir.join("images")).unwrap();
+    let texts = ["--lazy-pages", "images/lazy-pages.socket", "criu lazy-pages --page-server"];
+    restore(&sandbox, &["--lazy-pages"]).fails(1, &texts);
+    sandbox.expect_nothing_left();
 }
 
 #[test]

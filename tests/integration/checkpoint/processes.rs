@@ -2,14 +2,15 @@
 //! like any other.
 
 use std::fs;
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::json;
 
 use super::{
-    COUNTER, CRIU, checkpoint, connected, count, counter, expect_to_go_on, needs_criu, restore,
-    wait_for_count,
+    COUNTER, CRIU, call, checkpoint, connected, count, counter, expect_to_go_on, needs_criu,
+    restore, wait_for_count,
 };
 use crate::skip;
 use crate::support::{Sandbox, host, own_namespace, wait_until};
@@ -166,28 +167,77 @@ fn memory_can_be_saved_in_advance() {
     expect_to_go_on(&sandbox, reached);
 }
 
+/// A port of the loopback device that nobody listens at.
+fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
 #[test]
 fn memory_can_go_to_a_page_server() {
     needs_criu!();
     let sandbox = counter("pages");
     let images = sandbox.dir.join("images");
     fs::create_dir(&images).unwrap();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port().to_string();
-    drop(listener);
+    let address = free_address();
+    let (_, port) = address.split_once(':').unwrap();
     let mut server = Command::new(&*CRIU);
-    server.args(["page-server", "--address", "127.0.0.1", "--port", &port, "--images-dir"]);
+    server.args(["page-server", "--address", "127.0.0.1", "--port", port, "--images-dir"]);
     let mut server = host().spawn(server.arg(&images));
     wait_until("it listens", || {
         let listening = format!(":{:04X} 00000000:0000 0A", port.parse::<u16>().unwrap());
         fs::read_to_string("/proc/net/tcp").unwrap().contains(&listening)
     });
-    checkpoint(&sandbox, &["--page-server", &format!("127.0.0.1:{port}")]).ok();
+    checkpoint(&sandbox, &["--page-server", &address]).ok();
     assert!(server.wait().unwrap().success());
     host().forget(server.id());
     let reached = count(&sandbox);
     restore(&sandbox, &[]).ok();
     expect_to_go_on(&sandbox, reached);
+}
+
+#[test]
+fn memory_can_stay_behind_until_it_is_used() {
+    needs_criu!();
+    let from = counter("lazy-from");
+    let mut to = Sandbox::new("lazy-to");
+    to.config["root"]["path"] = json!(from.rootfs());
+    to.write_config();
+    let images = from.dir.join("images");
+    let address = free_address();
+    let status = from.dir.join("status");
+    nix::unistd::mkfifo(&status, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let flags = ["--lazy-pages", "--page-server", &address, "--status-fd", "7"];
+    let script = format!("exec \"$@\" 7>{}", status.display());
+    let call = call(&from, "checkpoint").args(flags).arg(&from.id);
+    let mut saving = call.wrapped(&script).spawn();
+    let mut told = [1; 2];
+    let length = fs::File::open(status).unwrap().read(&mut told).unwrap();
+    if length == 0 {
+        let output = saving.wait().ok();
+        panic!("it has ended and told nothing: {}", output.stderr);
+    }
+    assert_eq!(told[..length], [0]);
+    assert!(images.join("inventory.img").exists());
+    assert!(saving.is_running(), "its memory was given to nobody yet");
+    // While it waits the container exists, and stands still.
+    assert_eq!(from.status(), "running");
+    let reached = count(&from);
+    let (host_part, port) = address.split_once(':').unwrap();
+    let mut daemon = Command::new(&*CRIU);
+    daemon.args(["lazy-pages", "--page-server", "--address", host_part, "--port", port]);
+    let mut daemon = host().spawn(daemon.arg("--images-dir").arg(&images));
+    wait_until("it listens", || images.join("lazy-pages.socket").exists());
+    let call = to.call(["--criu"]).arg(&*CRIU).args(["restore", "--detach", "--lazy-pages"]);
+    let call = call.arg("--image-path").arg(&images).arg("--bundle").arg(to.bundle());
+    call.arg(&to.id).output().ok();
+    saving.wait().ok();
+    assert!(daemon.wait().unwrap().success());
+    host().forget(daemon.id());
+    from.ultari(["state", &from.id]).fails(1, &["does not exist"]);
+    assert_eq!(to.status(), "running");
+    expect_to_go_on(&from, reached);
+    to.delete_forced().ok();
 }
 
 #[test]
