@@ -152,13 +152,9 @@ impl Cgroup {
 
     /// Makes the cgroup in the hierarchies of one version; whether nobody had any of them before.
     fn make_in(&self, version: Version, made: &mut Vec<String>) -> Result<bool> {
-        let depth = self.location.path.len();
         let mut new = true;
         for hierarchy in self.location.hierarchies.iter().filter(|h| h.version == version) {
             let leaf_made = self.make_directories(hierarchy, made)?;
-            if hierarchy.has_v1_controller("cpuset") {
-                self.inherit_cpuset(hierarchy, depth, made)?;
-            }
             if !leaf_made {
                 new = false;
                 check_unused(&self.node(hierarchy))?;
@@ -222,15 +218,16 @@ impl Cgroup {
     /// Makes the directories that are missing; tells whether the last one was.
     fn make_directories(&self, hierarchy: &Hierarchy, made: &mut Vec<String>) -> Result<bool> {
         let path = &self.location.path;
+        let cpuset = hierarchy.has_v1_controller("cpuset");
         let mut depth = hierarchy.existing.min(path.len() - 1);
         let mut races = 0;
         loop {
             depth += 1;
             let at = hierarchy.path(path, depth);
-            match Node::below(self.root.as_fd(), &at).mkdir(depth < path.len()) {
-                Ok(()) => made.push(at),
-                Err(Errno::EEXIST) if depth == path.len() => return Ok(false),
-                Err(Errno::EEXIST) => {}
+            let is_leaf = depth == path.len();
+            let new = match Node::below(self.root.as_fd(), &at).mkdir(!is_leaf) {
+                Ok(()) => true,
+                Err(Errno::EEXIST) => false,
                 // The last container in a shared parent has just taken the parent with it.
                 Err(Errno::ENOENT) if races < RACES => {
                     races += 1;
@@ -238,9 +235,19 @@ impl Cgroup {
                     continue;
                 }
                 Err(errno) => return Err(mkdir_error(&at, errno)),
+            };
+            if new {
+                made.push(at);
             }
-            if depth == path.len() {
-                return Ok(true);
+            if is_leaf {
+                if cpuset {
+                    self.inherit_cpuset(hierarchy, depth, made)?;
+                }
+                return Ok(new);
+            }
+            if cpuset && new {
+                // What fails here fails at the leaf too, or another runtime has removed this one.
+                let _ = self.inherit_cpuset(hierarchy, depth, made);
             }
         }
     }
@@ -290,8 +297,8 @@ impl Cgroup {
     /// A v1 cpuset starts without CPUs and memory nodes, and takes no process then. Those of the
     /// parent are passed down, from as far up as needed.
     ///
-    /// For parents that we made, `cgroup.clone_children` has the kernel do it for the next
-    /// container, without rebuilding the scheduler's domains each time.
+    /// For parents that we made, `cgroup.clone_children` has the kernel do it for what is made
+    /// below, without rebuilding the scheduler's domains each time.
     fn inherit_cpuset(
         &self,
         hierarchy: &Hierarchy,
@@ -302,11 +309,13 @@ impl Cgroup {
         let node = self.node_at(hierarchy, depth);
         let cpus = node.text(FILES[0])?;
         let leaf = depth == self.location.path.len();
+        let new = made.contains(&hierarchy.path(&self.location.path, depth));
         if leaf && !cpus.is_empty() {
             // Given by clone_children, both of them, or by whoever made the cgroup.
             return Ok([cpus, String::new()]);
         }
-        let mut values = [cpus, node.text(FILES[1])?];
+        let mems = if new && cpus.is_empty() { String::new() } else { node.text(FILES[1])? };
+        let mut values = [cpus, mems];
         if depth == 0 || values.iter().all(|value| !value.is_empty()) {
             return Ok(values);
         }
@@ -319,7 +328,7 @@ impl Cgroup {
                 *value = inherited;
             }
         }
-        if !leaf && made.contains(&hierarchy.path(&self.location.path, depth)) {
+        if !leaf && new {
             node.write("cgroup.clone_children", "1")
                 .with_context(|| format!("cannot set {}/cgroup.clone_children", node.path()))?;
         }

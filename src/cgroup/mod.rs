@@ -552,19 +552,28 @@ fn mounted_hierarchies(root: BorrowedFd, path: &[String]) -> Result<Vec<Hierarch
 
 /// How many leading components of `path` exist, and the device number of the last of them.
 fn existing(root: BorrowedFd, hierarchy: &Hierarchy, path: &[String]) -> Result<(usize, u64)> {
-    for depth in (0..=path.len()).rev() {
+    let device = |depth| {
         let at = hierarchy.path(path, depth);
         let at = if at.is_empty() { "." } else { at.as_str() };
-        match nix::sys::stat::fstatat(root, at, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(stat) => return Ok((depth, stat.st_dev)),
-            Err(Errno::ENOENT) if depth > 0 => {}
+        match nix::sys::stat::fstatat(root, at, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat.st_dev)),
+            Err(Errno::ENOENT) if depth > 0 => Ok(None),
             Err(errno) => {
-                return Err(errno)
-                    .with_context(|| format!("linux.cgroupsPath: cannot look up {ROOT}/{at}"));
+                Err(errno).with_context(|| format!("linux.cgroupsPath: cannot look up {ROOT}/{at}"))
             }
         }
+    };
+    let mut found = None;
+    for depth in 1..=path.len() {
+        match device(depth)? {
+            Some(device) => found = Some((depth, device)),
+            None => break,
+        }
     }
-    Ok((0, 0))
+    match found {
+        Some(found) => Ok(found),
+        None => Ok((0, device(0)?.unwrap_or_default())),
+    }
 }
 
 /// Whether we lack root's rights on the host: not root, or root of a user namespace only.
