@@ -62,6 +62,20 @@ impl Sandbox {
         command
     }
 
+    /// Nothing of the container is left.
+    #[track_caller]
+    pub fn is_gone(&self, id: &str) {
+        let folder = self.dir.path();
+        for path in ["data/containers", "run/containers", "run/runtime"] {
+            let path = folder.join(path).join(id);
+            assert!(!path.exists(), "{} is left", path.display());
+        }
+        for controller in ["memory", "pids", "unified", "."] {
+            let path = format!("/sys/fs/cgroup/{controller}/ultari/{id}");
+            assert!(!std::path::Path::new(&path).exists(), "{path} is left");
+        }
+    }
+
     /// Runs `uctr` to its end.
     pub fn uctr<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Output {
         output(&mut self.command(args))

@@ -25,6 +25,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use ultari::container::Status as RuntimeStatus;
 
+use crate::disk;
 use crate::paths::Paths;
 pub use parse::{parse_signal, parse_size};
 use record::{Record, State, Status};
@@ -200,11 +201,8 @@ impl Container {
     }
 
     fn write_to(&self, folder: &Path) -> Result<()> {
-        let context = || format!("write the record of the container, {}", folder.display());
-        let mut file = tempfile::NamedTempFile::new_in(folder).with_context(context)?;
-        serde_json::to_writer(&mut file, &self.record).with_context(context)?;
-        file.persist(folder.join("record.json")).with_context(context)?;
-        Ok(())
+        disk::remove_unfinished(folder)?;
+        disk::replace(&folder.join("record.json"), &self.record)
     }
 
     /// Makes the folder and the record of a new container, for a caller that holds [`names::lock`].

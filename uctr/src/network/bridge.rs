@@ -25,6 +25,12 @@ pub fn is_foreign(host: &Socket, network: &Network) -> Result<bool> {
     Ok(link.is_some_and(|link| link.mac != network.mac()))
 }
 
+/// Whether the network's own device is there.
+pub fn is_there(host: &Socket, network: &Network) -> Result<bool> {
+    let link = host.link(&network.device).context("look up the bridge")?;
+    Ok(link.is_some_and(|link| link.mac == network.mac()))
+}
+
 /// Makes the bridge if it isn't there; returns its index.
 pub fn ensure_bridge(host: &Socket, network: &Network) -> Result<u32> {
     let device = &network.device;

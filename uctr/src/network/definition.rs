@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::netlink::{Mac, Socket};
 use super::{ipam, random_id};
+use crate::disk;
 use crate::paths::Paths;
 
 /// The networks that are there without being made.
@@ -117,21 +118,20 @@ pub(super) fn lock(paths: &Paths) -> Result<Lock> {
     let path = folder.join("lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.with_context(|| format!("open {}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusive)
+    let lock = Flock::lock(file, FlockArg::LockExclusive)
         .map_err(|(_, errno)| errno)
-        .with_context(|| format!("lock {}", path.display()))
+        .with_context(|| format!("lock {}", path.display()))?;
+    for folder in [folder, paths.network_members(), paths.network_resolvers()] {
+        disk::remove_unfinished(&folder)?;
+    }
+    Ok(lock)
 }
 
-/// Replaces a file as a whole.
+/// Replaces a file as a whole, for who holds the [`Lock`].
 pub(super) fn save(path: &Path, value: &impl Serialize) -> Result<()> {
-    let context = || format!("write {}", path.display());
-    let folder = path.parent().with_context(context)?;
-    fs::create_dir_all(folder).with_context(context)?;
-    let mut file =
-        tempfile::Builder::new().prefix(".new").tempfile_in(folder).with_context(context)?;
-    serde_json::to_writer(&mut file, value).with_context(context)?;
-    file.persist(path).with_context(context)?;
-    Ok(())
+    let folder = path.parent().context("no folder")?;
+    fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+    disk::replace(path, value)
 }
 
 /// All files of a folder that hold such a value.

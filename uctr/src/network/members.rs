@@ -110,7 +110,7 @@ struct State<'a> {
 }
 
 impl<'a> State<'a> {
-    /// Takes the lock, and removes what is left of dead members.
+    /// Takes the lock, and removes what is left of dead members and of networks without any.
     fn open(paths: &'a Paths) -> Result<Self> {
         let lock = definition::lock(paths)?;
         let networks = definition::list_locked(paths, &lock)?;
@@ -123,6 +123,13 @@ impl<'a> State<'a> {
             }
             if !alive {
                 state.remove(&member.id)?;
+            }
+        }
+        // A network's bridge is made first and removed last. Whoever was to remove it was killed.
+        for network in state.networks.clone() {
+            let used = state.members.iter().any(|member| member.is_on(&network));
+            if !used && bridge::is_there(&state.host, &network)? {
+                state.refresh(&network.id)?;
             }
         }
         Ok(state)

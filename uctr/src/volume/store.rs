@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::disk;
 use crate::paths::Paths;
 
 /// A volume.
@@ -82,9 +83,7 @@ pub fn create(
         container: Some(container.to_owned()).filter(|id| !id.is_empty()),
     };
     // Two that make it at once both write it whole.
-    let mut file = tempfile::NamedTempFile::new_in(&folder).with_context(context)?;
-    serde_json::to_writer(&mut file, &volume).with_context(context)?;
-    file.persist(folder.join("volume.json")).with_context(context)?;
+    disk::replace(&folder.join("volume.json"), &volume)?;
     Ok(volume)
 }
 
