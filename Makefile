@@ -154,6 +154,7 @@ test-engines: root deps-engines $(if $(filter bin/ultari,$(ULTARI)),build) ## Dr
 
 crash-matrix: root deps-test build ## Kill and fail every system call of every command (long)
 	CRASH_MATRIX=1 cargo test $(CARGO_ARGS) --test integration -- --nocapture crash_matrix
+	CRASH_MATRIX=1 UCTR_BIN=$(abspath bin/uctr) cargo test $(CARGO_ARGS) -p uctr -- --nocapture crash_matrix
 
 load: root deps-test build ## 500 containers at once, 2000 by 8 workers, all calls for one id (long)
 	LOAD=100 cargo test $(CARGO_ARGS) --test integration -- --nocapture --test-threads 1 load::

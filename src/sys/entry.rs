@@ -234,26 +234,33 @@ unsafe fn populate(headers: usize, count: usize) {
 /// # Safety
 /// As for [`populate`]; and the advice must not take away what the pages hold.
 unsafe fn for_each_segment(headers: usize, count: usize, writable: bool, advice: usize) {
-    let mut base = 0;
-    let mut header = headers;
-    let end = headers + count * size_of::<libc::Elf64_Phdr>();
-    while header < end {
-        // SAFETY: one of the `count`; type and flags share the first word.
-        let (kind, start, size) = unsafe {
-            let start = word(header + std::mem::offset_of!(libc::Elf64_Phdr, p_vaddr));
-            (word(header), start, word(header + std::mem::offset_of!(libc::Elf64_Phdr, p_memsz)))
-        };
+    // SAFETY: one of the `count`; type and flags share the first word.
+    let read = |header: usize| unsafe {
+        let start = word(header + std::mem::offset_of!(libc::Elf64_Phdr, p_vaddr));
+        (word(header), start, word(header + std::mem::offset_of!(libc::Elf64_Phdr, p_memsz)))
+    };
+    if count == 0 {
+        return;
+    }
+    // The first one is about these headers, and says how far from its own addresses the program was
+    // loaded.
+    let (kind, start, _) = read(headers);
+    if kind as u32 != libc::PT_PHDR {
+        return;
+    }
+    let base = headers - start;
+    // Backwards: the segment in which the headers are comes last, and is not needed again.
+    let mut header = headers + count * size_of::<libc::Elf64_Phdr>();
+    while header > headers {
+        header -= size_of::<libc::Elf64_Phdr>();
+        let (kind, start, size) = read(header);
         let wanted = (kind >> 32 & libc::PF_W as usize != 0) == writable;
-        if kind as u32 == libc::PT_PHDR {
-            // It comes first, and says how far from its own addresses the program was loaded.
-            base = headers - start;
-        } else if kind as u32 == libc::PT_LOAD && wanted && base != 0 {
+        if kind as u32 == libc::PT_LOAD && wanted {
             let first = (base + start) & !PAGE;
             let pages = ((base + start + size + PAGE) & !PAGE) - first;
             // SAFETY: pages of this program, and the caller's promise.
             unsafe { syscall(libc::SYS_madvise, [first, pages, advice, 0, 0]) };
         }
-        header += size_of::<libc::Elf64_Phdr>();
     }
 }
 
@@ -263,11 +270,12 @@ pub fn shrink() {
     // SAFETY: the kernel's vector has the program's own headers; code and constants are mapped from
     // its file, so what is dropped is read again; trimming the heap touches free memory only.
     unsafe {
-        let headers = libc::getauxval(libc::AT_PHDR) as usize;
-        let count = libc::getauxval(libc::AT_PHNUM) as usize;
-        for_each_segment(headers, count, false, libc::MADV_DONTNEED as usize);
         #[cfg(target_env = "gnu")]
         libc::malloc_trim(0);
+        let headers = libc::getauxval(libc::AT_PHDR) as usize;
+        let count = libc::getauxval(libc::AT_PHNUM) as usize;
+        // Last of all: whatever is executed from here on comes back.
+        for_each_segment(headers, count, false, libc::MADV_DONTNEED as usize);
     }
 }
 

@@ -396,6 +396,31 @@ fn a_closed_output_ends_the_client_only() {
     host.uctr(&["rm", "-f", "loud"]).ok();
 }
 
+/// Who takes no output of `exec` keeps neither input nor signals from the program.
+#[test]
+fn an_output_that_nobody_takes_holds_nothing_else_up() {
+    let host = Host::new();
+    host.service("web", &[]);
+    let mut command = host.0.command(["exec", "-i", "web", "sh", "-c", "yes & exec cat >/got"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    // Until the pipes are full.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let mut input = child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut input, b"hello\n").unwrap();
+    until("its input arrives", || host.says(&["exec", "web", "cat", "/got"]).contains("hello"));
+    let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+    let term = || nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    term();
+    until("the program has ended", || {
+        !host.says(&["exec", "web", "ps"]).lines().any(|line| line.ends_with(" cat"))
+    });
+    // What it has said is still not taken; the second one is for the client.
+    assert!(child.try_wait().unwrap().is_none());
+    term();
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    host.uctr(&["rm", "-f", "web"]).ok();
+}
+
 /// CVE-2019-5736: a container must not be able to write to the program that runs it.
 #[test]
 fn cve_2019_5736_the_program_is_sealed() {

@@ -1,7 +1,6 @@
 //! In front of a container: the caller's terminal and streams, its signals, and the exit status.
 
 use std::collections::VecDeque;
-use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result, bail};
@@ -84,6 +83,17 @@ impl Signals {
             if !matches!(number, libc::SIGWINCH | libc::SIGCONT) {
                 // It may just have ended.
                 let _ = ultari::sys::clone::pidfd_send_signal(pidfd.as_fd(), number);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends this process as a signal that came would have, had it not been taken.
+    pub fn end(&self) -> Result<()> {
+        while let Some(info) = self.0.read_signal().context("read a signal")? {
+            let number = info.ssi_signo as i32;
+            if !matches!(number, libc::SIGWINCH | libc::SIGCONT) {
+                std::process::exit(128 + number);
             }
         }
         Ok(())
@@ -336,18 +346,9 @@ impl Session<'_> {
         Ok(None)
     }
 
-    /// Shows as much of the output as a pipe takes that takes anything, so that whoever takes
-    /// nothing for a while keeps neither signals nor input from the program.
     fn show(&mut self) -> Result<()> {
         let Some((stream, data)) = &mut self.output else { return Ok(()) };
-        let part = &data[..data.len().min(libc::PIPE_BUF)];
-        match write(standard_stream(*stream), part) {
-            Ok(length) => drop(data.drain(..length)),
-            Err(Errno::EINTR | Errno::EAGAIN) => {}
-            // Whoever reads has enough: the program is to hear of it as it would without us.
-            Err(Errno::EPIPE) => std::process::exit(128 + libc::SIGPIPE),
-            Err(errno) => return Err(errno).context("write the container's output"),
-        }
+        show(*stream, data)?;
         if data.is_empty() {
             self.output = None;
         }
@@ -355,21 +356,18 @@ impl Session<'_> {
     }
 }
 
-/// Writes all of it, whatever state the caller's descriptor is in.
-pub(super) fn write_all(to: &mut dyn Write, data: &[u8]) -> std::io::Result<()> {
-    let mut rest = data;
-    while !rest.is_empty() {
-        match to.write(rest) {
-            Ok(length) => rest = &rest[length..],
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            // A terminal that another program has made non-blocking.
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                std::thread::sleep(std::time::Duration::from_millis(5));
-            }
-            Err(error) => return Err(error),
-        }
+/// Moves as much of `data` to the caller's output (1, 2) as a pipe takes that takes anything, so that
+/// whoever takes nothing for a while keeps neither signals nor input from the program.
+pub(super) fn show(stream: i32, data: &mut Vec<u8>) -> Result<()> {
+    let part = &data[..data.len().min(libc::PIPE_BUF)];
+    match write(standard_stream(stream), part) {
+        Ok(length) => drop(data.drain(..length)),
+        Err(Errno::EINTR | Errno::EAGAIN) => {}
+        // Whoever reads has enough: the program is to hear of it as it would without us.
+        Err(Errno::EPIPE) => std::process::exit(128 + libc::SIGPIPE),
+        Err(errno) => return Err(errno).context("write the container's output"),
     }
-    to.flush()
+    Ok(())
 }
 
 #[cfg(test)]

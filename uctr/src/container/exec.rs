@@ -158,16 +158,64 @@ fn restore(own: &[OwnedFd; 3]) -> Result<()> {
     Ok(())
 }
 
+/// One of the program's outputs, on its way to the caller's.
+struct Output {
+    from: Option<OwnedFd>,
+    /// What the caller hasn't taken yet.
+    rest: Vec<u8>,
+}
+
+impl Output {
+    fn of(from: Option<OwnedFd>) -> Self {
+        Self { from, rest: Vec::new() }
+    }
+
+    /// What it waits for. `number`: that of the caller's stream.
+    fn waits_for(&self, number: i32) -> Option<PollFd<'_>> {
+        match &self.from {
+            _ if !self.rest.is_empty() => {
+                Some(PollFd::new(standard_stream(number), PollFlags::POLLOUT))
+            }
+            Some(from) => Some(PollFd::new(from.as_fd(), PollFlags::POLLIN)),
+            None => None,
+        }
+    }
+
+    fn go_on(&mut self, number: i32) -> Result<()> {
+        if !self.rest.is_empty() {
+            return super::attach::show(number, &mut self.rest);
+        }
+        self.take();
+        Ok(())
+    }
+
+    /// Takes what there is; false when that is nothing.
+    fn take(&mut self) -> bool {
+        let Some(from) = &self.from else { return false };
+        let mut buffer = [0; 16 * 1024];
+        match read(from, &mut buffer) {
+            Ok(length @ 1..) => {
+                self.rest.extend_from_slice(&buffer[..length]);
+                return true;
+            }
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            Ok(_) | Err(_) => self.from = None,
+        }
+        false
+    }
+}
+
 /// Copies until the program has ended and its output is shown.
 fn copy(
     child: &Child,
     signals: &super::attach::Signals,
     mut input: Option<OwnedFd>,
-    mut outputs: [Option<OwnedFd>; 2],
+    outputs: [Option<OwnedFd>; 2],
 ) -> Result<i32> {
     for fd in outputs.iter().chain([&input]).flatten() {
         unblock(fd)?;
     }
+    let mut outputs = outputs.map(Output::of);
     let mut pending: Vec<u8> = Vec::new();
     let mut typed_ends = false;
     loop {
@@ -177,9 +225,9 @@ fn copy(
             PollFd::new(signals.as_fd(), readable),
         ];
         let mut places = [None; 3];
-        for (place, output) in places.iter_mut().zip(&outputs) {
-            if let Some(output) = output {
-                fds.push(PollFd::new(output.as_fd(), readable));
+        for ((place, output), number) in places.iter_mut().zip(&outputs).zip(1..) {
+            if let Some(fd) = output.waits_for(number) {
+                fds.push(fd);
                 *place = Some(fds.len() - 1);
             }
         }
@@ -200,9 +248,9 @@ fn copy(
         if signalled {
             signals.forward(&child.pidfd)?;
         }
-        for (index, output) in outputs.iter_mut().enumerate() {
-            if ready[index] && !show(output, index)? {
-                *output = None;
+        for ((output, ready), number) in outputs.iter_mut().zip(ready).zip(1..) {
+            if ready {
+                output.go_on(number)?;
             }
         }
         if ready[2]
@@ -214,33 +262,34 @@ fn copy(
             }
         }
         if ended {
-            // What it wrote just before; others that it has left may hold the pipes for ever.
-            for (index, output) in outputs.iter_mut().enumerate() {
-                while output.is_some() && show(output, index)? {}
-            }
+            finish(outputs, signals)?;
             return supervise::exit_status(&child.pidfd);
         }
     }
 }
 
-/// Shows what is there; false when there is nothing more, for now or at all.
-fn show(output: &Option<OwnedFd>, index: usize) -> Result<bool> {
-    let Some(output) = output else { return Ok(false) };
-    let mut buffer = [0; 16 * 1024];
-    match read(output, &mut buffer) {
-        Ok(0) => Ok(false),
-        Ok(length) => {
-            let to: &mut dyn std::io::Write = match index {
-                0 => &mut std::io::stdout().lock(),
-                _ => &mut std::io::stderr().lock(),
-            };
-            super::attach::write_all(to, &buffer[..length])
-                .context("write the program's output")?;
-            Ok(true)
+/// Shows what the program wrote just before it ended. Others that it has left may hold its pipes for
+/// ever: what is there now is all.
+fn finish(outputs: [Output; 2], signals: &super::attach::Signals) -> Result<()> {
+    for (mut output, number) in outputs.into_iter().zip(1..) {
+        while !output.rest.is_empty() || output.take() {
+            let mut fds = [
+                PollFd::new(standard_stream(number), PollFlags::POLLOUT),
+                PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno).context("wait for who takes the output"),
+            }
+            if fds[1].any().unwrap_or(false) {
+                signals.end()?;
+            }
+            if fds[0].any().unwrap_or(false) {
+                super::attach::show(number, &mut output.rest)?;
+            }
         }
-        Err(Errno::EINTR) => Ok(true),
-        Err(_) => Ok(false),
     }
+    Ok(())
 }
 
 /// Takes what the caller has typed, or passes on what is pending; whether nothing more will come.

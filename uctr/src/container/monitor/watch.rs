@@ -28,6 +28,9 @@ const LAST_OUTPUT: usize = 1024 * 1024;
 /// How long somebody who doesn't take the last output holds up a restart, in milliseconds.
 const PATIENCE: u16 = 1000;
 
+/// How long nothing has to happen until the monitor lets go of memory, in milliseconds.
+const IDLE: u16 = 1000;
+
 struct Client {
     connection: Connection,
     wants: u8,
@@ -99,8 +102,6 @@ pub fn run(args: &[OsString]) -> Result<()> {
     ultari::sys::process::set_name(c"uctr");
     let lock = orders.take("lock")?.context("no lock")?;
     let (mut watch, mut container) = Watch::new(&orders)?;
-    // It may be long until anything happens.
-    ultari::sys::entry::shrink();
     while !watch.turn()? {}
     let status = ultari::supervise::exit_status(&watch.pidfd)?;
     watch.drain();
@@ -237,8 +238,14 @@ impl Watch {
             places.push(wanted.map(|client| add(&mut fds, client.connection.as_fd(), flags)));
         }
         // A terminal that nobody has open may be opened again.
-        let timeout = if self.hung_up { PollTimeout::from(100u8) } else { PollTimeout::NONE };
-        match poll(&mut fds, timeout) {
+        let timeout = if self.hung_up { PollTimeout::from(100u8) } else { IDLE.into() };
+        let mut outcome = poll(&mut fds, timeout);
+        if outcome == Ok(0) && !self.hung_up {
+            // It may be long until anything happens.
+            ultari::sys::entry::shrink();
+            outcome = poll(&mut fds, PollTimeout::NONE);
+        }
+        match outcome {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno).context("wait for the container"),
         }
