@@ -1,6 +1,8 @@
 //! What a container is given: the defaults, what its image says, and what flags change (S33–S41,
 //! S97–S99, S105).
 
+use serde_json::json;
+
 use crate::support::{Host, add, link};
 
 #[test]
@@ -165,6 +167,64 @@ fn flags_reach_the_container() {
             .contains("mounted")
     );
     assert_eq!(host.shell(&["--oom-score-adj", "300"], "cat /proc/self/oom_score_adj"), "300\n");
+}
+
+#[test]
+fn limits_by_their_other_names() {
+    let host = Host::new();
+    let flags = ["--cpu-period", "50000", "--cpu-quota", "25000", "--cpuset-cpus", "0"];
+    let more = ["--cpuset-mems", "0", "-m", "64m", "--memory-reservation", "50m"];
+    let read = "cd /sys/fs/cgroup; if [ -d memory ]; then cat cpu/cpu.cfs_quota_us \
+                cpu/cpu.cfs_period_us cpuset/cpuset.cpus cpuset/cpuset.mems \
+                memory/memory.soft_limit_in_bytes; else cat cpu.max cpuset.cpus cpuset.mems \
+                memory.low; fi";
+    let said = host.shell(&[&flags[..], &more[..]].concat(), read);
+    let words: Vec<_> = said.split_whitespace().collect();
+    assert_eq!(words, ["25000", "50000", "0", "0", "52428800"]);
+    host.run(&["-m", "64m", "--memory-swap", "32m"], &["true"])
+        .fails(125, &["Minimum memoryswap limit should be larger than memory limit"]);
+    host.run(&["-m", "64m", "--memory-reservation", "65m"], &["true"])
+        .fails(125, &["Minimum memory limit can not be less than memory reservation limit"]);
+    host.service("web", &["--cpus", "1"]);
+    host.says(&["update", "--cpuset-cpus", "0", "--memory-reservation", "50m", "web"]);
+    let said = host.says(&["exec", "web", "sh", "-c", read]);
+    let words: Vec<_> = said.split_whitespace().collect();
+    assert_eq!(words[..3], ["100000", "100000", "0"]);
+    assert_eq!(words.last(), Some(&"52428800"));
+}
+
+#[test]
+fn names_labels_and_what_stops_it() {
+    let host = Host::new();
+    let domain = host.shell(&["--domainname", "x.example"], "cat /proc/sys/kernel/domainname");
+    assert_eq!(domain, "x.example\n");
+    for option in ["--dns-option", "--dns-opt"] {
+        let said = host.shell(&[option, "ndots:3"], "cat /etc/resolv.conf");
+        assert!(said.contains("options ndots:3\n"), "{said}");
+    }
+    let file = host.path("labels");
+    std::fs::write(&file, "# a comment\none=1\n\ntwo=2 words\nthree\n").unwrap();
+    let flags = ["--label-file", file.to_str().unwrap(), "-l", "two=mine", "--stop-timeout", "7"];
+    host.service("web", &[&flags[..], &["--stop-signal", "USR1"]].concat());
+    let config = &host.inspect("web")["Config"];
+    let labels = &config["Labels"];
+    assert_eq!((&labels["one"], &labels["two"]), (&json!("1"), &json!("mine")));
+    assert_eq!(labels["three"], "");
+    assert_eq!((&config["StopTimeout"], &config["StopSignal"]), (&json!(7), &json!("USR1")));
+    host.run(&["--label-file", "/nowhere/file"], &["true"]).fails(125, &["/nowhere/file"]);
+    // USR1 is nothing that its script knows.
+    host.says(&["stop", "--signal", "TERM", "web"]);
+    assert_eq!(host.inspect("web")["State"]["ExitCode"], 0);
+}
+
+#[test]
+fn a_container_without_a_log() {
+    let host = Host::new();
+    let flags = ["--name", "quiet", "--log-driver", "none"];
+    assert_eq!(host.run(&flags, &["echo", "hello"]).ok().stdout, "hello\n");
+    host.uctr(&["logs", "quiet"]).fails(1, &["configured logging driver does not support reading"]);
+    assert!(!host.folder(&host.ids()[0]).join("log.json").exists());
+    host.run(&["--log-driver", "syslog"], &["true"]).fails(125, &["syslog"]);
 }
 
 #[test]

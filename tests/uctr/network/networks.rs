@@ -247,6 +247,48 @@ fn s96_namespaces_of_others() {
 }
 
 #[test]
+fn networks_in_the_long_form() {
+    let host = Host::new();
+    host.says(&["network", "create", "--subnet", "10.50.0.0/24", "net1"]);
+    let flag = "name=net1,ip=10.50.0.77,alias=one,alias=two,mac-address=92:d0:c6:0a:29:33";
+    host.start("member", &["--network", flag]);
+    let networks = &host.inspect("container", "member")["NetworkSettings"]["Networks"];
+    let network = &networks["net1"];
+    assert_eq!(network["IPAddress"], "10.50.0.77");
+    assert_eq!(network["MacAddress"], "92:d0:c6:0a:29:33");
+    for name in ["one", "two", "member"] {
+        let said = host.says(&["run", "--rm", "--network", "net1", "web", "nslookup", name]);
+        assert!(said.contains("10.50.0.77"), "{name}: {said}");
+    }
+    host.uctr(&["run", "--rm", "--network", "name=net1,colour=red", "web", "true"])
+        .fails(125, &["colour"]);
+}
+
+/// A database and what shows it, each with its data in a volume.
+#[test]
+fn s100_a_service_of_two_containers() {
+    let host = Host::new();
+    let database = "echo \"$PASSWORD $NAME\" >/data/index.html; exec httpd -f -p 3306 -h /data";
+    let volume = ["-v", "dbdata:/data"];
+    let env = ["-e", "PASSWORD=secret", "-e", "NAME=blog", "--expose", "3306"];
+    let command = ["web", "sh", "-c", database];
+    host.says(&[&["run", "-d", "--name", "mysql"], &volume[..], &env[..], &command[..]].concat());
+    let site =
+        "until wget -q -O /www/index.html http://db:$DB_PORT_3306_TCP_PORT; do sleep 0.1; done
+                echo $DB_ENV_NAME >>/www/index.html; exec httpd -f -p 80 -h /www";
+    let flags = ["--link", "mysql:db", "-v", "content:/www", "-p", "8080:80"];
+    let command = ["web", "sh", "-c", site];
+    host.says(&[&["run", "-d", "--name", "wordpress"], &flags[..], &command[..]].concat());
+    let page = || get("127.0.0.1:8080");
+    until("it answers", || page().is_some());
+    assert_eq!(page().as_deref(), Some("secret blog\nblog\n"));
+    // All of it made anew, but for the data.
+    host.says(&["rm", "-f", "wordpress", "mysql"]);
+    let said = host.says(&["run", "--rm", "-v", "dbdata:/data", "web", "cat", "/data/index.html"]);
+    assert_eq!(said, "secret blog");
+}
+
+#[test]
 fn s97_s99_links() {
     let host = Host::new();
     host.serve("web3", &[]);
