@@ -1,6 +1,6 @@
 //! The life of containers: run, stop, kill, exec, logs and what they say (S23–S73).
 
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::process::Stdio;
 
 use crate::support::{Host, output, until};
@@ -394,6 +394,44 @@ fn a_closed_output_ends_the_client_only() {
     assert_eq!(child.wait().unwrap().code(), Some(141));
     assert_eq!(host.status("loud"), "running");
     host.uctr(&["rm", "-f", "loud"]).ok();
+}
+
+/// A client that is told not to pass signals ends by them, and the container goes on.
+#[test]
+fn signals_and_input_are_not_passed_if_so_wished() {
+    let host = Host::new();
+    let run = ["run", "--network", "none", "--name", "web", "--sig-proxy=false", "busybox"];
+    let script = ["sh", "-c", "trap 'exit 3' TERM; while :; do echo up; sleep 0.05; done"];
+    // Whom its output reaches is attached.
+    let start = |args: &[&str]| {
+        let mut command = host.0.command(args);
+        let mut client = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut output = std::io::BufReader::new(client.stdout.take().unwrap());
+        let mut said = String::new();
+        output.read_line(&mut said).unwrap();
+        assert_eq!(said, "up\n");
+        (client, output)
+    };
+    let run = [&run[..], &script[..]].concat();
+    let attach = ["attach", "--sig-proxy=false", "--no-stdin", "web"];
+    for args in [&run[..], &attach[..]] {
+        let (mut client, _output) = start(args);
+        if args == attach {
+            // Its input has ended, and that is nothing to the client.
+            drop(client.stdin.take());
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            assert!(client.try_wait().unwrap().is_none());
+        }
+        let pid = nix::unistd::Pid::from_raw(client.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        assert_eq!(client.wait().unwrap().code(), Some(143));
+        assert_eq!(host.status("web"), "running");
+    }
+    let (mut client, _output) = start(&["attach", "web"]);
+    let pid = nix::unistd::Pid::from_raw(client.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert_eq!(client.wait().unwrap().code(), Some(3));
+    assert_eq!(host.status("web"), "exited");
 }
 
 /// Who takes no output of `exec` keeps neither input nor signals from the program.
