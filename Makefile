@@ -58,7 +58,8 @@ apt-get -qq -o DPkg::Lock::Timeout=600 update && \
 apt-get -qq -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends $$missing >/dev/null
 endef
 
-.PHONY: help build demo demo-uctr bundles test test-vm test-engines bench bench-vm bench-instructions bench-unpack crash-matrix load \
+.PHONY: help build demo demo-uctr bundles test test-vm test-engines bench bench-vm bench-instructions bench-unpack link-order \
+	crash-matrix load \
 	conformance fuzz miri deny install clean deps deps-test deps-vm deps-engines deps-demo packages-test packages-vm packages-engines \
 	packages-demo deps-bench deps-instructions deps-fuzz toolchain nightly root
 
@@ -137,6 +138,13 @@ bench-vm: root deps-bench deps-vm build ## Measure `run` on cgroup v2 in a VM: a
 		[ $$code = 0 ] || { cat $(TARGET_DIR)/bench-vm.log; exit $$code; }
 	@tail -n 1 $(TARGET_DIR)/bench-vm.log >$(TARGET_DIR)/bench-vm.json
 	@$(BENCH) benches/run report
+
+# Only after the runtime has changed much: of a function that is not listed nothing is worse than a page fault.
+link-order: root deps-test ## Find out anew which functions starting a container executes (src/sys/link-order.ld)
+	CARGO_PROFILE_RELEASE_STRIP=none cargo build $(CARGO_ARGS) --release --target-dir $(TARGET_DIR)/link-order \
+		--bin ultari --example link-order
+	built=$(TARGET_DIR)/link-order/$(HOST)/release; $$built/examples/link-order $$built/ultari >$(TARGET_DIR)/link-order.ld
+	mv $(TARGET_DIR)/link-order.ld src/sys/link-order.ld
 
 bench-instructions: deps-instructions build ## Count instructions, whatever the load: SAVE=1 keeps them to compare with
 	cargo build $(CARGO_ARGS) --release --example parts

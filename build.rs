@@ -9,6 +9,13 @@ fn main() {
     if is_static && matches!(target("ARCH").as_str(), "x86_64" | "aarch64") {
         println!("cargo:rustc-link-arg-bin=ultari=-Wl,-e,ultari_entry");
     }
+    // What starting a container executes lies side by side.
+    let release = std::env::var("PROFILE").is_ok_and(|profile| profile == "release");
+    if is_static && release && target("ARCH") == "x86_64" && target("ENV") == "gnu" {
+        let script = std::path::absolute("src/sys/link-order.ld").expect("working directory");
+        println!("cargo:rerun-if-changed={}", script.display());
+        println!("cargo:rustc-link-arg-bin=ultari=-Wl,-T,{}", script.display());
+    }
     // Relocations as bitmaps: 10 KiB to read at each start instead of 270.
     println!("cargo:rustc-link-arg-bin=ultari=-Wl,-z,pack-relative-relocs");
 }

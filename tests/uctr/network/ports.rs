@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
+use std::time::Duration;
 
 use super::hosts::{Host, echo, get, hello, in_network_of, ip};
 
@@ -111,6 +112,53 @@ fn s89_forms_of_published_ports() {
     assert_eq!(get(&port), hello(), "{port}");
     let shown = host.says(&["ps", "--filter", "name=second", "--format", "{{.Ports}}"]);
     assert_eq!(shown, "0.0.0.0:7001->80/tcp, [::]:7001->80/tcp");
+}
+
+/// Where a flow goes is decided by its first packet; one that goes on finds what comes later all the
+/// same.
+#[test]
+fn s90_who_goes_on_sending_reaches_what_comes_and_goes() {
+    let host = Host::new();
+    let other = host.other(1);
+    // From one port, as a phone or a sender of logs does.
+    let socket = other.run(|| UdpSocket::bind("10.9.1.2:5000").unwrap());
+    socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let reaches = |name: &str| {
+        let mut buffer = [0; 64];
+        (0..20).any(|_| {
+            let _ = socket.send_to(b"hi", "10.9.1.1:5353");
+            let length = socket.recv(&mut buffer).unwrap_or(0);
+            buffer[..length] == *name.as_bytes()
+        })
+    };
+    assert!(!reaches("one"), "nobody is there");
+    let serve = |name: &'static str| {
+        host.start(name, &["-p", "5353:53/udp"]);
+        let pid = host.inspect("container", name)["State"]["Pid"].as_i64().unwrap();
+        let own = in_network_of(pid, || UdpSocket::bind("0.0.0.0:53").unwrap());
+        own.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        std::thread::spawn(move || {
+            while let Ok((_, from)) = own.recv_from(&mut [0; 64]) {
+                let _ = own.send_to(name.as_bytes(), from);
+            }
+        });
+    };
+    serve("one");
+    assert!(reaches("one"));
+    // Its address is another one.
+    host.start("between", &[]);
+    host.says(&["rm", "-f", "one"]);
+    host.start("again", &[]);
+    serve("two");
+    assert_ne!(host.address("again"), host.address("two"));
+    assert!(reaches("two"));
+    host.says(&["rm", "-f", "two"]);
+    let own = UdpSocket::bind("10.9.1.1:5353").unwrap();
+    let _ = socket.send_to(b"for the host", "10.9.1.1:5353");
+    own.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut buffer = [0; 64];
+    let length = own.recv(&mut buffer).expect("the host itself is reached");
+    assert_eq!(&buffer[..length], b"for the host");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::definition::{self, Lock, Network};
 use super::firewall::{self, Published};
 use super::helper::{self, Process};
 use super::netlink::Socket;
-use super::{Attached, Endpoint, Member, PortMapping, Wish, ipam, proxy, resolver};
+use super::{Attached, Endpoint, Member, PortMapping, Wish, conntrack, ipam, proxy, resolver};
 use crate::paths::Paths;
 
 /// A container that is on networks.
@@ -161,6 +161,7 @@ impl<'a> State<'a> {
         for endpoint in &record.endpoints {
             note(self.refresh(&endpoint.network_id));
         }
+        forget_flows(&record);
         if let Some(error) = first {
             return Err(error);
         }
@@ -361,8 +362,15 @@ impl<'a> State<'a> {
         for endpoint in &record.endpoints {
             self.refresh(&endpoint.network_id)?;
         }
+        forget_flows(&record);
         Ok(record.attached())
     }
+}
+
+/// Has what goes on being sent to published ports find its way anew.
+fn forget_flows(record: &Record) {
+    // Where the kernel can't do that, those flows go wrong until their sender pauses for a while.
+    let _ = conntrack::forget(&record.ports);
 }
 
 /// Connects a container that is created and not started yet. Called in the host's network
@@ -502,6 +510,7 @@ pub fn disconnect(
     for endpoint in &record.endpoints {
         state.refresh(&endpoint.network_id)?;
     }
+    forget_flows(&record);
     Ok(record.attached())
 }
 

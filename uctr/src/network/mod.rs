@@ -7,6 +7,7 @@
 //! lock next removes what is left of it.
 
 mod bridge;
+mod conntrack;
 pub mod definition;
 mod firewall;
 mod helper;

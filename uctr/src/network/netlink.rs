@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use ipnet::Ipv4Net;
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
+    NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
@@ -34,13 +34,53 @@ pub struct Link {
     pub mac: Vec<u8>,
 }
 
+/// Opens a socket to a part of the kernel (netlink(7)), in the calling thread's network namespace.
+pub fn open(protocol: isize) -> Result<RawSocket> {
+    let mut socket = RawSocket::new(protocol)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    Ok(socket)
+}
+
+/// Makes a request, and takes all that the kernel answers.
+pub fn ask<T>(socket: &RawSocket, message: T, flags: u16) -> Result<Vec<T>>
+where
+    T: NetlinkSerializable + NetlinkDeserializable,
+{
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | flags;
+    if flags & NLM_F_DUMP != NLM_F_DUMP {
+        header.flags |= NLM_F_ACK;
+    }
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    let mut answers = Vec::new();
+    loop {
+        let (bytes, _) = socket.recv_from_full()?;
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<T>::deserialize(rest)
+                .map_err(|error| Error::new(ErrorKind::InvalidData, error.to_string()))?;
+            let length = (message.header.length as usize).next_multiple_of(4);
+            rest = rest.get(length.max(16)..).unwrap_or_default();
+            match message.payload {
+                NetlinkPayload::Done(_) => return Ok(answers),
+                NetlinkPayload::Error(error) if error.code.is_none() => return Ok(answers),
+                NetlinkPayload::Error(error) => return Err(error.to_io()),
+                NetlinkPayload::InnerMessage(answer) => answers.push(answer),
+                _ => {}
+            }
+        }
+    }
+}
+
 impl Socket {
     /// Opens one in the calling thread's network namespace.
     pub fn open() -> Result<Self> {
-        let mut socket = RawSocket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self(socket))
+        open(NETLINK_ROUTE).map(Self)
     }
 
     /// Opens one in another network namespace. The thread that goes there for it ends with that.
@@ -55,34 +95,7 @@ impl Socket {
     }
 
     fn ask(&self, message: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>> {
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        if flags & NLM_F_DUMP != NLM_F_DUMP {
-            header.flags |= NLM_F_ACK;
-        }
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        self.0.send(&bytes, 0)?;
-        let mut answers = Vec::new();
-        loop {
-            let (bytes, _) = self.0.recv_from_full()?;
-            let mut rest = &bytes[..];
-            while !rest.is_empty() {
-                let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                    .map_err(|error| Error::new(ErrorKind::InvalidData, error.to_string()))?;
-                let length = (message.header.length as usize).next_multiple_of(4);
-                rest = rest.get(length.max(16)..).unwrap_or_default();
-                match message.payload {
-                    NetlinkPayload::Done(_) => return Ok(answers),
-                    NetlinkPayload::Error(error) if error.code.is_none() => return Ok(answers),
-                    NetlinkPayload::Error(error) => return Err(error.to_io()),
-                    NetlinkPayload::InnerMessage(answer) => answers.push(answer),
-                    _ => {}
-                }
-            }
-        }
+        ask(&self.0, message, flags)
     }
 
     /// The device of that name.
