@@ -236,6 +236,41 @@ fn a_root_filesystem_is_imported() {
     sandbox.uctr(["import", "/dev/null/none", "x"]).fails(1, &["/dev/null/none"]);
 }
 
+/// What other tools compress can be read: in one piece, and in several that follow each other.
+#[test]
+fn archives_are_decompressed_whatever_with() {
+    let sandbox = Sandbox::new();
+    let tar = Tar::new().folder("bin").file("bin/program", "program").end();
+    let image = fs::read(archive(&sandbox, "image")).unwrap();
+    for tool in ["gzip", "bzip2", "xz", "zstd"] {
+        let pack = |bytes: &[u8]| {
+            let file = sandbox.dir.path().join("plain");
+            fs::write(&file, bytes).unwrap();
+            let packed = Command::new(tool).arg("-c").arg(&file).output();
+            let packed = packed.unwrap_or_else(|error| panic!("tests need {tool}: {error}"));
+            assert!(packed.status.success());
+            packed.stdout
+        };
+        let (first, second) = tar.split_at(tar.len() / 2);
+        for packed in [pack(&tar), [pack(first), pack(second)].concat()] {
+            let file = sandbox.dir.path().join("packed");
+            fs::write(&file, &packed).unwrap();
+            sandbox.uctr(["import", file.to_str().unwrap(), "new:1"]).ok();
+            let format = "{{index .RootFS.Layers 0}}";
+            let said = sandbox.uctr(["image", "inspect", "-f", format, "new:1"]).ok();
+            assert_eq!(said.stdout.trim(), sha256(&tar).to_string(), "{tool}");
+            let cut = &packed[..packed.len() - 5];
+            fs::write(&file, cut).unwrap();
+            sandbox.uctr(["import", file.to_str().unwrap(), "cut:1"]).fails(1, &[]);
+        }
+        let file = sandbox.dir.path().join("image.packed");
+        fs::write(&file, pack(&image)).unwrap();
+        let said = sandbox.uctr(["load", "-i", file.to_str().unwrap()]).ok().stdout;
+        let id = said.trim().strip_prefix("Loaded image ID: ");
+        sandbox.uctr(["rmi", id.unwrap_or_else(|| panic!("{tool}: {said}"))]).ok();
+    }
+}
+
 /// A file whose path is longer than the headers of an archive have room for.
 fn deep_file(root: &Path) -> PathBuf {
     root.join("l".repeat(120)).join("m".repeat(120)).join("file")

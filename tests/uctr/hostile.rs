@@ -175,7 +175,8 @@ fn damaged_and_exploding_archives_are_refused() {
         ("cut", gzip[..gzip.len() - 20].to_vec(), Compression::Gzip, "decompress"),
         ("flipped", flipped, Compression::Gzip, ""),
         ("bomb", bomb, Compression::Zstd, "only made to fill disks"),
-        ("xz", b"\xfd7zXZ\0and so on".to_vec(), Compression::None, "xz"),
+        ("xz", b"\xfd7zXZ\0and so on".to_vec(), Compression::None, "decompress"),
+        ("bzip2", b"BZh9and so on, and so on".to_vec(), Compression::None, "decompress"),
     ];
     for (what, blob, compression, words) in cases {
         let image = layout(&sandbox, what).layer_as(&blob, compression, &diff_id).finish();
