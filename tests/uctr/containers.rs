@@ -18,6 +18,18 @@ fn s23_s24_exit_status() {
     run(&["/no/such"]).fails(127, &["no such file or directory"]);
     run(&["/etc/passwd"]).fails(126, &["permission denied"]);
     host.run(&["--rm", "--no-such-flag"], &["true"]).fails(125, &["--no-such-flag"]);
+    for (args, code) in [
+        (&["exec", "web"][..], 1),
+        (&["run"], 1),
+        (&["no-such-command"], 1),
+        (&["pull", "--no-such-flag", "x"], 125),
+        (&["ps", "more"], 1),
+        (&["logs", "--tail"], 125),
+        (&["volume"], 0),
+        (&["run", "--help"], 0),
+    ] {
+        assert_eq!(host.uctr(args).code, code, "{args:?}");
+    }
     host.run(&["--rm", "--user", "nobody-here"], &["true"])
         .fails(125, &["unable to find user nobody-here"]);
     assert_eq!(host.ids(), [""; 0], "containers are left");

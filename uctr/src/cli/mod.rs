@@ -87,7 +87,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(125) } else { ExitCode::SUCCESS };
+            return ExitCode::from(misuse(&error));
         }
     };
     let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
@@ -98,6 +98,24 @@ pub fn main() -> ExitCode {
             eprintln!("uctr: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// docker's exit status for a command line that makes no sense: 125 for flags, 1 for commands and
+/// arguments; who has only begun one is helped.
+fn misuse(error: &clap::Error) -> u8 {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let unknown = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(text)) => text.as_str(),
+        _ => "-",
+    };
+    match error.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => 0,
+        ErrorKind::MissingRequiredArgument | ErrorKind::InvalidSubcommand => 1,
+        ErrorKind::UnknownArgument if !unknown.starts_with('-') => 1,
+        _ => 125,
     }
 }
 
