@@ -1,12 +1,17 @@
 //! What networks need and change on a host, and that nothing of it is left.
 
-use std::net::{TcpListener, TcpStream};
-use std::process::Stdio;
+use std::net::{Ipv6Addr, SocketAddrV6, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, sendto, setsockopt,
+    socket, sockopt,
+};
 use serde_json::Value;
 
-use super::hosts::{Host, get, hello};
+use super::hosts::{Host, get, hello, in_network_of};
 use crate::support::{Sandbox, add, output, until};
 
 #[test]
@@ -98,6 +103,59 @@ fn a_host_that_was_no_router_does_not_become_one() {
     host.says(&["rm", "-f", "web"]);
     assert!(reach());
     drop(listener);
+}
+
+/// CVE-2020-13401: a container that may send what it likes (NET_RAW is among docker's defaults) says
+/// that it is the router to everywhere.
+#[test]
+fn cve_2020_13401_the_host_takes_no_routes_from_a_container() {
+    let host = Host::new();
+    host.says(&["network", "create", "net1"]);
+    host.start("one", &[]);
+    host.start("two", &["--network", "net1"]);
+    let routes = || {
+        let said = |args: &[&str]| output(Command::new("ip").args(args)).ok().stdout;
+        format!("{}{}", said(&["-6", "route"]), said(&["-6", "address", "show", "scope", "global"]))
+    };
+    host.start("neighbour", &[]);
+    let before = routes();
+    let neighbour = host.inspect("container", "neighbour")["State"]["Pid"].as_i64().unwrap();
+    for name in ["one", "two"] {
+        let pid = host.inspect("container", name)["State"]["Pid"].as_i64().unwrap();
+        in_network_of(pid, || {
+            advertise();
+        });
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(routes(), before);
+    let inside = in_network_of(neighbour, routes);
+    assert!(!inside.contains("2001:db8"), "a neighbour takes them: {inside}");
+}
+
+/// Sends a router advertisement (RFC 4861, 4.2) with a prefix (4.6.2) to all on the link; with IPv6 on
+/// again, as a container may have it that may configure its network.
+fn advertise() {
+    std::fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "0").unwrap();
+    until("it has an address", || {
+        let table = std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap();
+        // Address, index, length, scope, flags (0x40: not yet known to be its own), name.
+        table.lines().any(|line| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            words[5] == "eth0" && u8::from_str_radix(words[4], 16).unwrap() & 0x40 == 0
+        })
+    });
+    let socket =
+        socket(AddressFamily::Inet6, SockType::Raw, SockFlag::empty(), SockProtocol::IcmpV6);
+    let socket = socket.unwrap();
+    setsockopt(&socket, sockopt::Ipv6MulticastHops, &255).unwrap();
+    let mut packet = vec![134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+    packet.extend([3, 4, 64, 0xc0]);
+    packet.extend([0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    packet.extend("2001:db8:bad::".parse::<Ipv6Addr>().unwrap().octets());
+    let index = nix::net::if_::if_nametoindex("eth0").unwrap();
+    let all = SocketAddrV6::new("ff02::1".parse().unwrap(), 0, 0, index);
+    let to = SockaddrIn6::from(all);
+    sendto(socket.as_raw_fd(), &packet, &to, MsgFlags::empty()).unwrap();
 }
 
 #[test]

@@ -61,7 +61,11 @@ impl std::error::Error for NotFound {}
 pub fn list(paths: &Paths) -> Result<Vec<Container>> {
     let mut found = Vec::new();
     for id in ids(paths)? {
-        found.extend(Container::read(paths, &id)?);
+        match Container::read(paths, &id)? {
+            Some(container) => found.push(container),
+            // Its record is the last that goes. Whoever removed the container was killed then.
+            None => drop(std::fs::remove_dir(paths.container(&id))),
+        }
     }
     found.sort_by_key(|container: &Container| std::cmp::Reverse(container.record.created));
     Ok(found)

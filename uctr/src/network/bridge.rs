@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::definition::Network;
 use super::firewall::GROUP;
-use super::netlink::{Mac, Socket, is};
+use super::netlink::{self, Mac, Socket, disable_ipv6, is};
 
 /// The name of a member's device on the host: the same whenever it is asked for.
 pub fn link_name(container: &str, network: &str) -> String {
@@ -42,6 +42,7 @@ pub fn ensure_bridge(host: &Socket, network: &Network) -> Result<u32> {
     }
     let link = host.link(device).with_context(context)?.with_context(context)?;
     ensure!(link.mac == network.mac(), "{}: there is another device of that name", context());
+    disable_ipv6(device).with_context(context)?;
     let address = Ipv4Net::new(pool.gateway, pool.subnet.prefix_len())?;
     host.add_address(link.index, address).with_context(context)?;
     host.bring_up(link.index).with_context(context)?;
@@ -70,6 +71,7 @@ pub fn plug(host: &Socket, inside: &Socket, network: &Network, port: &Port) -> R
     let peer = (port.interface, port.mac, port.namespace);
     host.make_pair(&name, bridge, peer, network.mtu()).with_context(context)?;
     let link = inside.link(port.interface).with_context(context)?.with_context(context)?;
+    netlink::inside(port.namespace, || disable_ipv6(port.interface)).with_context(context)?;
     inside.add_address(link.index, port.address).with_context(context)?;
     inside.bring_up(link.index).with_context(context)?;
     if let Some(gateway) = port.gateway {

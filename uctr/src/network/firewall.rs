@@ -8,9 +8,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use super::PortMapping;
-use super::definition::Network;
+use super::definition::{Lock, Network};
 
 /// The group (`ip link … group`) of all our bridges.
 pub const GROUP: u32 = 0x7563_7472;
@@ -31,41 +32,41 @@ pub struct Published<'a> {
 }
 
 /// Writes the table of a network that has members.
-pub fn write(network: &Network, published: &[Published]) -> Result<()> {
+pub fn write(network: &Network, published: &[Published], lock: &Lock) -> Result<()> {
     if !network.internal {
-        forward()?;
+        forward(lock)?;
     }
-    nft(&rules(network, published)?)
+    nft(&rules(network, published)?, lock)
         .with_context(|| format!("firewall of network {}", network.name))
         .map(drop)
 }
 
 /// Removes the table of a network without members, and with the last one all that is ours.
-pub fn remove(network: &Network) -> Result<()> {
+pub fn remove(network: &Network, lock: &Lock) -> Result<()> {
     let table = network.table();
-    match nft(&format!("add table ip {table}\ndelete table ip {table}\n")) {
+    match nft(&format!("add table ip {table}\ndelete table ip {table}\n"), lock) {
         // Then there are no tables either.
         Err(error) if is_missing(&error) => return Ok(()),
         other => other.with_context(|| format!("firewall of network {}", network.name))?,
     };
-    let tables = nft("list tables ip\n")?;
+    let tables = nft("list tables ip\n", lock)?;
     let mut ours = tables.split_whitespace().filter(|word| word.starts_with("uctr_"));
     // Another --root may have members in this network namespace too.
     if ours.next() == Some(GUARD) && ours.next().is_none() {
         std::fs::write(FORWARD, "0").with_context(|| format!("write {FORWARD}"))?;
-        nft(&format!("add table ip {GUARD}\ndelete table ip {GUARD}\n"))?;
+        nft(&format!("add table ip {GUARD}\ndelete table ip {GUARD}\n"), lock)?;
     }
     Ok(())
 }
 
 /// Lets the host forward packets. If it didn't before, it does so for our networks only: a host
 /// that was no router doesn't become one for its neighbours.
-fn forward() -> Result<()> {
+fn forward(lock: &Lock) -> Result<()> {
     let now = std::fs::read_to_string(FORWARD).with_context(|| format!("read {FORWARD}"))?;
     if now.trim() != "0" {
         return Ok(());
     }
-    nft(&format!(
+    let rules = format!(
         "add table ip {GUARD}\n\
          delete table ip {GUARD}\n\
          table ip {GUARD} {{\n\
@@ -74,8 +75,8 @@ fn forward() -> Result<()> {
          iifgroup != {GROUP} oifgroup != {GROUP} drop\n\
          }}\n\
          }}\n"
-    ))
-    .context("keep the host from forwarding for others")?;
+    );
+    nft(&rules, lock).context("keep the host from forwarding for others")?;
     std::fs::write(FORWARD, "1").with_context(|| format!("write {FORWARD}"))
 }
 
@@ -158,12 +159,16 @@ fn is_missing(error: &anyhow::Error) -> bool {
     cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::NotFound)
 }
 
-/// Runs nft(8) with a script; all of it or nothing takes effect.
-fn nft(script: &str) -> Result<String> {
+/// Runs nft(8) with a script; all of it or nothing takes effect. It holds the lock as well: should
+/// this process be killed, nobody else changes anything before nft is done.
+fn nft(script: &str, lock: &Lock) -> Result<String> {
     let mut command = Command::new("nft");
     command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command
-        .spawn()
+    let inherited = |flag| fcntl(&**lock, FcntlArg::F_SETFD(flag)).context("pass the lock on");
+    inherited(FdFlag::empty())?;
+    let child = command.spawn();
+    inherited(FdFlag::FD_CLOEXEC)?;
+    let mut child = child
         .context("run nft: networks need nftables (Debian, Fedora, Alpine: package nftables)")?;
     if let Some(mut stdin) = child.stdin.take() {
         // Why it doesn't read on, it says itself.

@@ -181,7 +181,7 @@ impl<'a> State<'a> {
         let members: Vec<_> = self.members.iter().filter(|member| member.is_on(network)).collect();
         if members.is_empty() {
             self.stop_resolver(network);
-            firewall::remove(network)?;
+            firewall::remove(network, &self.lock)?;
             if !bridge::is_foreign(&self.host, network)? {
                 self.host
                     .remove_link(&network.device)
@@ -194,7 +194,7 @@ impl<'a> State<'a> {
                 member.main_endpoint().filter(|endpoint| endpoint.network_id == network.id)?;
             Some(Published { id: &member.id, address: endpoint.ipv4()?, ports: &member.ports })
         });
-        firewall::write(network, &published.collect::<Vec<_>>())?;
+        firewall::write(network, &published.collect::<Vec<_>>(), &self.lock)?;
         self.start_resolver(network)
     }
 

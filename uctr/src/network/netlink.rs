@@ -34,6 +34,31 @@ pub struct Link {
     pub mac: Vec<u8>,
 }
 
+/// Does something in another network namespace. The thread that goes there for it ends with that.
+pub fn inside<T: Send>(
+    namespace: BorrowedFd,
+    work: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            setns(namespace, CloneFlags::CLONE_NEWNET)?;
+            work()
+        });
+        inside.join().unwrap_or_else(|_| Err(Error::from(ErrorKind::Other)))
+    })
+}
+
+/// Takes IPv6 away from a device of the calling thread's network namespace (kernel:
+/// Documentation/networking/ip-sysctl.rst). Who is on its link is no router of ours then, whatever
+/// they send (CVE-2020-13401).
+pub fn disable_ipv6(device: &str) -> Result<()> {
+    match std::fs::write(format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6"), "1") {
+        // A kernel without IPv6.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
 /// Opens a socket to a part of the kernel (netlink(7)), in the calling thread's network namespace.
 pub fn open(protocol: isize) -> Result<RawSocket> {
     let mut socket = RawSocket::new(protocol)?;
@@ -83,15 +108,9 @@ impl Socket {
         open(NETLINK_ROUTE).map(Self)
     }
 
-    /// Opens one in another network namespace. The thread that goes there for it ends with that.
+    /// Opens one in another network namespace.
     pub fn open_in(namespace: BorrowedFd) -> Result<Self> {
-        std::thread::scope(|scope| {
-            let inside = scope.spawn(|| {
-                setns(namespace, CloneFlags::CLONE_NEWNET)?;
-                Self::open()
-            });
-            inside.join().unwrap_or_else(|_| Err(Error::from(ErrorKind::Other)))
-        })
+        inside(namespace, Self::open)
     }
 
     fn ask(&self, message: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>> {
@@ -119,9 +138,9 @@ impl Socket {
         }))
     }
 
-    /// Makes a bridge that is up.
+    /// Makes a bridge, which is not up yet.
     pub fn make_bridge(&self, name: &str, mac: Mac, group: u32, mtu: Option<u32>) -> Result<()> {
-        let mut message = up(0);
+        let mut message = LinkMessage::default();
         message.attributes = vec![
             LinkAttribute::IfName(name.into()),
             LinkAttribute::Address(mac.to_vec()),
