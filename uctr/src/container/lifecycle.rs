@@ -255,7 +255,8 @@ pub fn wait(container: &mut Container) -> Result<i32> {
     loop {
         settle(container)?;
         reread(container)?;
-        let state = container.state();
+        // What is on record: one that has died since is to be settled first.
+        let state = &container.record.state;
         if !state.status.is_alive() && state.status != Status::Restarting {
             return Ok(state.exit_code);
         }
