@@ -468,6 +468,8 @@ fn an_output_that_nobody_takes_holds_nothing_else_up() {
     assert!(child.try_wait().unwrap().is_none());
     term();
     assert_eq!(child.wait().unwrap().code(), Some(143));
+    // Nor does what it leaves behind, which never stops, keep the client.
+    host.says(&["exec", "web", "sh", "-c", "yes & sleep 0.1"]);
     host.uctr(&["rm", "-f", "web"]).ok();
 }
 

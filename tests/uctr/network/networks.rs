@@ -52,6 +52,7 @@ fn s94_networks_of_the_users() {
         (&["--driver", "overlay", "net2"], "plugin \"overlay\" not found"),
         (&["--subnet", "fd00::/64", "net2"], "IPv4 addresses only"),
         (&["-o", "x=y", "net2"], "unknown option x"),
+        (&["-o", "com.docker.network.bridge.name=all", "net2"], "invalid value"),
         (&["../net2"], "invalid network name"),
     ] {
         host.uctr(&[&["network", "create"], args].concat()).fails(1, &[words]);

@@ -161,6 +161,26 @@ fn s90_who_goes_on_sending_reaches_what_comes_and_goes() {
     assert_eq!(&buffer[..length], b"for the host");
 }
 
+/// What a container has asked others is answered, whatever is published meanwhile.
+#[test]
+fn a_port_that_is_published_cuts_off_no_questions_to_other_hosts() {
+    let host = Host::new();
+    let other = host.other(1);
+    let server = other.run(|| UdpSocket::bind("10.9.1.2:53").unwrap());
+    server.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    host.start("asks", &[]);
+    let pid = host.inspect("container", "asks")["State"]["Pid"].as_i64().unwrap();
+    let client = in_network_of(pid, || UdpSocket::bind("0.0.0.0:6000").unwrap());
+    client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    client.send_to(b"question", "10.9.1.2:53").unwrap();
+    let mut buffer = [0; 64];
+    let (_, from) = server.recv_from(&mut buffer).unwrap();
+    host.start("names", &["-p", "53:53/udp"]);
+    server.send_to(b"answer", from).unwrap();
+    let length = client.recv(&mut buffer).expect("the answer is lost");
+    assert_eq!(&buffer[..length], b"answer");
+}
+
 #[test]
 fn s91_a_port_that_is_taken_is_refused_and_nothing_is_left() {
     let host = Host::new();

@@ -39,6 +39,9 @@ pub struct Request {
     pub privileged: bool,
 }
 
+/// As much of the last output is shown: more than a pipe holds, in bytes.
+const LAST_OUTPUT: usize = 128 * 1024;
+
 /// The program's end of a pipe, and ours.
 type Pipe = (OwnedFd, OwnedFd);
 
@@ -272,7 +275,8 @@ fn copy(
 /// ever: what is there now is all.
 fn finish(outputs: [Output; 2], signals: &super::attach::Signals) -> Result<()> {
     for (mut output, number) in outputs.into_iter().zip(1..) {
-        while !output.rest.is_empty() || output.take() {
+        while output.rest.len() < LAST_OUTPUT && output.take() {}
+        while !output.rest.is_empty() {
             let mut fds = [
                 PollFd::new(standard_stream(number), PollFlags::POLLOUT),
                 PollFd::new(signals.as_fd(), PollFlags::POLLIN),

@@ -205,7 +205,6 @@ impl Container {
     }
 
     fn write_to(&self, folder: &Path) -> Result<()> {
-        disk::remove_unfinished(folder)?;
         disk::replace(&folder.join("record.json"), &self.record)
     }
 

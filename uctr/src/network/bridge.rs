@@ -19,16 +19,10 @@ pub fn link_name(container: &str, network: &str) -> String {
     format!("veth{digits}")
 }
 
-/// Whether the network's device is there and is not of that network.
-pub fn is_foreign(host: &Socket, network: &Network) -> Result<bool> {
+/// Whether the device of that name is the network's; none if there is no such device.
+pub fn is_own(host: &Socket, network: &Network) -> Result<Option<bool>> {
     let link = host.link(&network.device).context("look up the bridge")?;
-    Ok(link.is_some_and(|link| link.mac != network.mac()))
-}
-
-/// Whether the network's own device is there.
-pub fn is_there(host: &Socket, network: &Network) -> Result<bool> {
-    let link = host.link(&network.device).context("look up the bridge")?;
-    Ok(link.is_some_and(|link| link.mac == network.mac()))
+    Ok(link.map(|link| link.mac == network.mac()))
 }
 
 /// Makes the bridge if it isn't there; returns its index.

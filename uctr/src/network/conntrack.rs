@@ -3,10 +3,11 @@
 //! container that is gone.
 
 use std::io::Result;
+use std::net::{IpAddr, UdpSocket};
 
 use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_netfilter::conntrack::{
-    ConntrackAttribute, ConntrackMessage, ProtoTuple, Protocol, Tuple,
+    ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Tuple,
 };
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
@@ -18,7 +19,7 @@ use super::PortMapping;
 use super::netlink::{ask, is, open};
 
 /// Forgets the flows to these ports of the host, if they are of UDP: their next packets begin new
-/// ones.
+/// ones. Those to other hosts' ports, such as questions of containers to a name server, go on.
 ///
 /// # Errors
 /// When the kernel doesn't tell of its flows (without the module `nf_conntrack_netlink`).
@@ -55,11 +56,19 @@ fn original(flow: NetfilterMessage) -> Option<Vec<Tuple>> {
 }
 
 fn leads_to(tuple: &[Tuple], ports: &[u16]) -> bool {
-    tuple.iter().any(|part| {
+    let to_port = tuple.iter().any(|part| {
         let Tuple::Proto(parts) = part else { return false };
         let to_port = |part: &ProtoTuple| {
             matches!(part, ProtoTuple::DestinationPort(port) if ports.contains(port))
         };
         parts.contains(&ProtoTuple::Protocol(Protocol::Udp)) && parts.iter().any(to_port)
-    })
+    });
+    // An address is the host's own if a socket can have it.
+    let is_local = |ip: IpAddr| UdpSocket::bind((ip, 0)).is_ok();
+    let to_host = |part: &IPTuple| matches!(part, IPTuple::DestinationAddress(ip) if is_local(*ip));
+    let mut addresses = tuple.iter().filter_map(|part| match part {
+        Tuple::Ip(parts) => Some(parts),
+        _ => None,
+    });
+    to_port && addresses.any(|parts| parts.iter().any(to_host))
 }

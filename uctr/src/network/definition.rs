@@ -298,9 +298,11 @@ fn check_name(name: &str) -> Result<()> {
 fn check_option(option: &str, value: &str) -> Result<()> {
     let device = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     let good = match option {
-        // As the kernel wants it, and without what the firewall's language would read otherwise.
+        // As the kernel wants it, and without what the firewall's language would read otherwise, or
+        // what stands for all devices in /proc/sys/net.
         DEVICE => {
             (1..16).contains(&value.len())
+                && !matches!(value, "all" | "default")
                 && value.starts_with(|c: char| c.is_ascii_alphabetic())
                 && value.chars().all(device)
         }

@@ -128,7 +128,7 @@ impl<'a> State<'a> {
         // A network's bridge is made first and removed last. Whoever was to remove it was killed.
         for network in state.networks.clone() {
             let used = state.members.iter().any(|member| member.is_on(&network));
-            if !used && bridge::is_there(&state.host, &network)? {
+            if !used && bridge::is_own(&state.host, &network)? == Some(true) {
                 state.refresh(&network.id)?;
             }
         }
@@ -182,7 +182,7 @@ impl<'a> State<'a> {
         if members.is_empty() {
             self.stop_resolver(network);
             firewall::remove(network, &self.lock)?;
-            if !bridge::is_foreign(&self.host, network)? {
+            if bridge::is_own(&self.host, network)? == Some(true) {
                 self.host
                     .remove_link(&network.device)
                     .with_context(|| format!("remove the bridge {}", network.device))?;
@@ -237,7 +237,7 @@ impl<'a> State<'a> {
         if self.members.iter().any(|member| member.is_on(network)) {
             return Ok(network.clone());
         }
-        if network.name == "bridge" && bridge::is_foreign(&self.host, network)? {
+        if network.name == "bridge" && bridge::is_own(&self.host, network)? == Some(false) {
             definition::change_device(self.paths, network, &self.lock)?;
         }
         definition::refresh(self.paths, &mut self.networks, at, &self.lock)?;
