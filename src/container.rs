@@ -502,7 +502,10 @@ impl Container {
         if let Some((pidfd, pid)) = init
             && !hooks::ends_within(&pidfd, KILL_TIMEOUT)
         {
-            log::warning(&format!("process {pid} does not end after SIGKILL"));
+            let tracer = self.proc.tracer(pid);
+            let why = tracer.map(|tracer| format!(": process {tracer} traces it; end that"));
+            let why = why.unwrap_or_default();
+            log::warning(&format!("process {pid} does not end after SIGKILL{why}"));
         }
     }
 }

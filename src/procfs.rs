@@ -72,9 +72,23 @@ impl Proc {
     /// # Errors
     /// Those of open and read.
     pub fn ignored_signals(&self) -> nix::Result<u64> {
-        let text = self.read("self/status")?;
-        let mask = text.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-        Ok(mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0))
+        let mask = self.status("self", "SigIgn:")?;
+        Ok(mask.and_then(|mask| u64::from_str_radix(&mask, 16).ok()).unwrap_or(0))
+    }
+
+    /// Who traces process `pid` (ptrace(2)), with the name of its program, as `513 (criu)`; none
+    /// for a process that nobody traces or that is gone.
+    pub fn tracer(&self, pid: i32) -> Option<String> {
+        let tracer = self.status(&pid.to_string(), "TracerPid:").ok()??;
+        let name = self.status(&tracer, "Name:").ok()??;
+        Some(format!("{tracer} ({name})"))
+    }
+
+    /// What follows `name` in `pid`'s `status` file.
+    fn status(&self, pid: &str, name: &str) -> nix::Result<Option<String>> {
+        let text = self.read(&format!("{pid}/status"))?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name));
+        Ok(value.map(|value| value.trim().to_owned()))
     }
 
     /// The numbers of all processes.

@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use nix::sys::ptrace;
 use nix::sys::signal::Signal;
+use nix::sys::wait::WaitPidFlag;
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::support::{Json, Sandbox, host, wait_until};
@@ -212,6 +215,26 @@ fn delete_of_a_paused_container_needs_force() {
     sandbox.ultari(["pause", &sandbox.id]).ok();
     sandbox.delete().fails(1, &["paused"]);
     sandbox.delete_forced().ok();
+    sandbox.expect_nothing_left();
+}
+
+#[test]
+fn delete_of_a_traced_container_names_the_tracer() {
+    // A dead process is there until its tracer has noticed, and a PID namespace until all are gone.
+    let sandbox = Sandbox::with_script("traced", "sleep 100 & exec sleep 100");
+    sandbox.run_detached();
+    let pids = sandbox.ultari(["ps", "-f", "json", &sandbox.id]).ok().json();
+    let traced: Vec<_> = pids.as_array().unwrap().iter().map(|pid| pid.as_i64().unwrap()).collect();
+    assert_eq!(traced.len(), 2, "{pids}");
+    let traced: Vec<_> = traced.into_iter().map(|pid| Pid::from_raw(pid as i32)).collect();
+    for &pid in &traced {
+        ptrace::seize(pid, ptrace::Options::empty()).unwrap();
+    }
+    let tracer = format!("process {} (", nix::unistd::gettid());
+    sandbox.delete_forced().ok().says(&["warning", "SIGKILL", &tracer, "traces it"]);
+    for pid in traced.into_iter().rev() {
+        nix::sys::wait::waitpid(pid, Some(WaitPidFlag::__WALL)).unwrap();
+    }
     sandbox.expect_nothing_left();
 }
 
