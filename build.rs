@@ -11,7 +11,7 @@ fn main() {
     }
     // What starting a container executes lies side by side.
     let release = std::env::var("PROFILE").is_ok_and(|profile| profile == "release");
-    if is_static && release && target("ARCH") == "x86_64" && target("ENV") == "gnu" {
+    if is_static && release && target("ARCH") == "x86_64" {
         let script = std::path::absolute("src/sys/link-order.ld").expect("working directory");
         println!("cargo:rerun-if-changed={}", script.display());
         println!("cargo:rustc-link-arg-bin=ultari=-Wl,-T,{}", script.display());

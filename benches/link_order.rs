@@ -1,5 +1,6 @@
 //! Which functions starting a container executes, in the order in which it comes to them, as a
-//! script for the linker: `link-order PROGRAM`, as root, where PROGRAM is an `ultari` with symbols.
+//! script for the linker: `link-order PROGRAM LIBC`, as root, where PROGRAM is an `ultari` with symbols
+//! and LIBC the archive that it was linked with.
 //!
 //! Those that are used lie side by side then, and the kernel maps a quarter of the program instead
 //! of all of it (docs/performance.md). The commands are executed instruction by instruction
@@ -19,12 +20,15 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 fn main() -> Result<()> {
-    let program: PathBuf = std::env::args_os().nth(1).context("usage: link-order PROGRAM")?.into();
+    let mut args = std::env::args_os().skip(1).map(PathBuf::from);
+    let (Some(program), Some(libc)) = (args.next(), args.next()) else {
+        bail!("usage: link-order PROGRAM LIBC");
+    };
     let folder = std::env::temp_dir().join(format!("ultari-link-order-{}", std::process::id()));
     std::fs::create_dir(&folder)?;
     let outcome = trace_all(&program, &folder);
     std::fs::remove_dir_all(&folder)?;
-    let patterns = patterns(&outcome?)?;
+    let patterns = patterns(&outcome?, &libc)?;
     ensure!(patterns.len() > 300, "only {} functions were executed", patterns.len());
     println!(
         "/* Made by `make link-order`: what starting a container executes, before all the rest. */"
@@ -193,8 +197,8 @@ fn instruction(_: Pid) -> Result<u64> {
 }
 
 /// What the linker has to look for: sections of functions, and members of libc's archive.
-fn patterns(names: &[String]) -> Result<Vec<String>> {
-    let members = libc_members()?;
+fn patterns(names: &[String], libc: &Path) -> Result<Vec<String>> {
+    let members = libc_members(libc)?;
     let mut patterns = Vec::new();
     for name in names {
         let pattern = match name.strip_prefix("_R") {
@@ -213,10 +217,8 @@ fn patterns(names: &[String]) -> Result<Vec<String>> {
 }
 
 /// Which file of libc's archive has which function.
-fn libc_members() -> Result<HashMap<String, String>> {
-    let output = Command::new("cc").arg("-print-file-name=libc.a").output()?;
-    let archive = String::from_utf8(output.stdout)?;
-    let listed = nm(&["-A".as_ref(), "--defined-only".as_ref(), archive.trim().as_ref()])?;
+fn libc_members(libc: &Path) -> Result<HashMap<String, String>> {
+    let listed = nm(&["-A".as_ref(), "--defined-only".as_ref(), libc.as_os_str()])?;
     let parse = |line: &str| {
         let (place, symbol) = line.rsplit_once(' ')?;
         let member = place.split(':').nth(1)?;

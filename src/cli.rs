@@ -1,5 +1,6 @@
 //! The command line: runc's, flag for flag.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -48,15 +49,15 @@ pub struct Cli {
 ///
 /// # Errors
 /// Those of clap: also what `--help` shows.
-pub fn parse() -> clap::error::Result<Cli> {
+pub fn parse(args: &[OsString]) -> clap::error::Result<Cli> {
     // The common flags stand first, as a rule; to have them in each command takes as long as all
     // else. Nor is what the program leaves behind freed.
     let mut quick = Cli::command().mut_args(|arg| arg.global(false));
-    let matches = quick.try_get_matches_from_mut(std::env::args_os());
+    let matches = quick.try_get_matches_from_mut(args);
     std::mem::forget(quick);
     match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => Ok(cli),
-        Err(_) => Cli::try_parse(),
+        Err(_) => Cli::try_parse_from(args),
     }
 }
 

@@ -5,7 +5,7 @@
 //! (CVE-2019-5736). So the commands that start processes run from a detached read-only copy of
 //! the *mount*: no way leads from there to a writable one, and nothing is copied.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -25,11 +25,12 @@ pub fn wanted(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> bool {
         .any(|arg| matches!(arg.as_ref().as_bytes(), b"run" | b"create" | b"exec" | b"restore"))
 }
 
-/// Returns when this process runs from a sealed file; else executes itself anew from one.
+/// Returns when this process runs from a sealed file; else executes itself anew from one, with the
+/// same `args`, the first of which is the program.
 ///
 /// # Errors
 /// When `/proc` is not mounted or neither way of sealing works.
-pub fn ensure() -> Result<()> {
+pub fn ensure(args: &[OsString]) -> Result<()> {
     if is_sealed() {
         sys::process::set_name(c"ultari");
         return Ok(());
@@ -39,7 +40,7 @@ pub fn ensure() -> Result<()> {
         // Without CAP_SYS_ADMIN no mounts can be made: a copy in memory costs more but always works.
         Err(_) => memory_copy().context("seal the runtime: copy it into memory")?,
     };
-    let args = c_strings(std::env::args_os())?;
+    let args = c_strings(args.iter())?;
     let env = c_strings(std::env::vars_os().map(|(mut name, value)| {
         name.push("=");
         name.push(value);

@@ -21,13 +21,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, RenameFlags, open, openat, renameat, renameat2};
+use nix::fcntl::{OFlag, open, openat, renameat};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::{Deserialize, Serialize};
 
-use crate::{cgroup, resctrl};
+use crate::{cgroup, resctrl, sys};
 
 /// What is known of a container before it exists.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -283,7 +283,7 @@ impl Folder {
         let make = || -> std::io::Result<File> {
             let file = self.file(temporary, OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL)?;
             file.lock()?;
-            renameat2(&self.fd, temporary, &self.fd, INIT, RenameFlags::RENAME_NOREPLACE)?;
+            sys::fs::rename_to_new(&self.fd, temporary, INIT)?;
             Ok(file)
         };
         make().map(InitFile).with_context(|| format!("make {}", self.path.join(INIT).display()))

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 
@@ -24,7 +24,7 @@ impl Signals {
     /// # Errors
     /// When the limit of open files is reached.
     pub fn block() -> Result<Self> {
-        let mut set = SigSet::all();
+        let mut set = sys::process::all_signals();
         // Faults of our own are not the container's business.
         for fault in [
             Signal::SIGSEGV,

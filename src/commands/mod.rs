@@ -20,6 +20,7 @@ use ultari::container::{Container, does_not_exist, wait_for};
 use ultari::log;
 use ultari::notify::Notify;
 use ultari::state::{Damaged, Folder};
+use ultari::sys::process::{RTMAX, RTMIN};
 use ultari::timings;
 
 use crate::cli::{Cli, Command, LogFormat};
@@ -214,15 +215,15 @@ fn parse_signal(text: &str) -> Result<i32> {
             };
             let named = || format!("SIG{name}").parse::<Signal>().ok().map(|signal| signal as i32);
             let number = match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
-                (Some(rest), _) => real_time(libc::SIGRTMIN(), rest, 1),
-                (_, Some(rest)) => real_time(libc::SIGRTMAX(), rest, -1),
+                (Some(rest), _) => real_time(RTMIN, rest, 1),
+                (_, Some(rest)) => real_time(RTMAX, rest, -1),
                 _ => named(),
             };
             number.with_context(|| format!("signal {text:?} is unknown; `kill -l` lists them"))?
         }
     };
-    if !(1..=libc::SIGRTMAX()).contains(&number) {
-        bail!("signal {text:?} is not between 1 and {}", libc::SIGRTMAX());
+    if !(1..=RTMAX).contains(&number) {
+        bail!("signal {text:?} is not between 1 and {}", RTMAX);
     }
     Ok(number)
 }
@@ -236,8 +237,8 @@ mod tests {
         for (text, number) in [("TERM", 15), ("SIGKILL", 9), ("9", 9), ("usr1", 10), ("37", 37)] {
             assert_eq!(parse_signal(text).unwrap(), number, "{text}");
         }
-        assert_eq!(parse_signal("RTMIN+3").unwrap(), libc::SIGRTMIN() + 3);
-        assert_eq!(parse_signal("SIGRTMAX-1").unwrap(), libc::SIGRTMAX() - 1);
+        assert_eq!(parse_signal("RTMIN+3").unwrap(), 37);
+        assert_eq!(parse_signal("SIGRTMAX-1").unwrap(), 63);
         for text in ["", "0", "65", "-1", "NOPE", "SIG", "RTMIN3"] {
             parse_signal(text).unwrap_err();
         }

@@ -128,8 +128,14 @@ pub fn kill(pid: i32, signal: i32) -> nix::Result<()> {
 
 /// Sets a signal's disposition to its default; an ignored one would stay ignored over an exec.
 pub fn reset_signal(signal: i32) {
-    // SAFETY: SIG_DFL runs no code of ours.
-    unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // Not by libc, which refuses the signals that it uses itself.
+    let default = [0u64; 4];
+    // SAFETY: SIG_DFL is 0 and runs no code of ours; no kernel's sigaction is larger than this, and
+    // its set has 8 bytes.
+    unsafe {
+        let none = std::ptr::null_mut::<u64>();
+        libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, size_of::<u64>());
+    }
 }
 
 /// Ends the process at once, without destructors or exit handlers: what a forked child must do.

@@ -12,6 +12,8 @@
 //! [`crate::seal::ensure`] comes later, knows more ways, and has words.
 
 use std::arch::{asm, global_asm};
+use std::ffi::{CStr, OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 
 // The kernel starts a program with its stack pointer on argc, aligned to 16 bytes, and everything
 // else is up to _start, which wants rdx or x0 as they are.
@@ -239,18 +241,19 @@ unsafe fn for_each_segment(headers: usize, count: usize, writable: bool, advice:
         let start = word(header + std::mem::offset_of!(libc::Elf64_Phdr, p_vaddr));
         (word(header), start, word(header + std::mem::offset_of!(libc::Elf64_Phdr, p_memsz)))
     };
-    if count == 0 {
+    let end = headers + count * size_of::<libc::Elf64_Phdr>();
+    // The first segment begins with the page in which these headers are: so far from its own
+    // addresses the program was loaded.
+    let mut header = headers;
+    while header < end && read(header).0 as u32 != libc::PT_LOAD {
+        header += size_of::<libc::Elf64_Phdr>();
+    }
+    if header == end {
         return;
     }
-    // The first one is about these headers, and says how far from its own addresses the program was
-    // loaded.
-    let (kind, start, _) = read(headers);
-    if kind as u32 != libc::PT_PHDR {
-        return;
-    }
-    let base = headers - start;
+    let base = (headers & !PAGE).wrapping_sub(read(header).1 & !PAGE);
     // Backwards: the segment in which the headers are comes last, and is not needed again.
-    let mut header = headers + count * size_of::<libc::Elf64_Phdr>();
+    let mut header = end;
     while header > headers {
         header -= size_of::<libc::Elf64_Phdr>();
         let (kind, start, size) = read(header);
@@ -279,18 +282,33 @@ pub fn shrink() {
     }
 }
 
+/// The command line, as C's `main` gets it.
+///
+/// # Safety
+/// `argv` must have `argc` pointers to strings.
+pub unsafe fn arguments(argc: i32, argv: *const *const libc::c_char) -> Vec<OsString> {
+    let at = |index| {
+        // SAFETY: the caller's promise.
+        let arg = unsafe { CStr::from_ptr(*argv.add(index)) };
+        OsStr::from_bytes(arg.to_bytes()).to_owned()
+    };
+    (0..argc as usize).map(at).collect()
+}
+
 /// Makes `run` the program's `main`, without what the standard library does before: its guard page
 /// against stack overflow has nothing to catch here, and it all has its price in system calls. Of
-/// the rest [`crate::sys::process::tidy_up`] does what is needed.
+/// the rest [`crate::sys::process::tidy_up`] does what is needed. `run` gets the command line, which
+/// [`std::env::args_os`] has only with some C libraries then.
 #[macro_export]
 macro_rules! entry {
     ($run:path) => {
-        // SAFETY: a program has one `main`, and this is it.
+        // SAFETY: a program has one `main`, and this is it; C's start calls it as below.
         #[allow(unsafe_code)]
         #[unsafe(no_mangle)]
-        extern "C" fn main(_argc: i32, _argv: *const *const u8) -> i32 {
+        extern "C" fn main(argc: i32, argv: *const *const std::ffi::c_char) -> i32 {
+            let args = unsafe { $crate::sys::entry::arguments(argc, argv) };
             // Not returned: only this writes out what standard output has buffered.
-            std::process::exit($run())
+            std::process::exit($run(args))
         }
     };
 }

@@ -97,6 +97,23 @@ pub fn take_inherited(number: RawFd) -> nix::Result<OwnedFd> {
     inherited.try_clone().map_err(|_| nix::errno::Errno::EMFILE)
 }
 
+/// Renames `from` to `to`, both in `folder`, unless `to` exists: `renameat2(2)` with
+/// `RENAME_NOREPLACE`, which not every C library has.
+///
+/// # Errors
+/// `EEXIST`, and those of `rename(2)`.
+pub fn rename_to_new(folder: impl AsFd, from: &str, to: &str) -> nix::Result<()> {
+    let folder = folder.as_fd().as_raw_fd();
+    let rename = |from: &CStr, to: &CStr| {
+        let (from, to) = (from.as_ptr(), to.as_ptr());
+        // SAFETY: both names end with a zero and outlive the call.
+        check(unsafe {
+            libc::syscall(libc::SYS_renameat2, folder, from, folder, to, libc::RENAME_NOREPLACE)
+        })
+    };
+    from.with_nix_path(|from| to.with_nix_path(|to| rename(from, to)))??.map(drop)
+}
+
 /// Makes `fd` appear as number `target` (0, 1 or 2) without close-on-exec.
 ///
 /// # Errors

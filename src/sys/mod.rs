@@ -9,6 +9,7 @@ pub mod bpf;
 pub mod clone;
 pub mod entry;
 pub mod fs;
+pub mod heap;
 pub mod mount;
 pub mod net;
 pub mod process;

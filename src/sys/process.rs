@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::stat::Mode;
 
 use super::check;
@@ -61,13 +61,6 @@ pub fn tidy_up() -> nix::Result<()> {
         // The lowest number that is free is the next of those that are closed.
         let null = open("/dev/null", OFlag::O_RDWR, Mode::empty())?;
         std::mem::forget(null);
-    }
-    // The first 132 KiB of the heap, in one call instead of one page fault each; all get used.
-    const HEAP: usize = 132 << 10;
-    // SAFETY: asks where the heap ends, and has the kernel make its pages earlier than it would.
-    unsafe {
-        let end = libc::sbrk(0) as usize;
-        libc::madvise(end.saturating_sub(HEAP) as *mut _, HEAP, libc::MADV_POPULATE_WRITE);
     }
     // SAFETY: ignoring a signal runs no code.
     unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) }.map(drop)
@@ -158,6 +151,23 @@ pub fn spawn_without_new_privileges(command: &mut std::process::Command) {
     use std::os::unix::process::CommandExt;
     // SAFETY: one system call that takes plain numbers; nothing is allocated or locked.
     unsafe { command.pre_exec(|| Ok(no_new_privileges()?)) };
+}
+
+/// The numbers that `kill -l` gives SIGRTMIN and SIGRTMAX (signal(7)); a libc counts from what it
+/// leaves over of them.
+pub const RTMIN: i32 = 34;
+/// See [`RTMIN`].
+pub const RTMAX: i32 = 64;
+
+/// All signals, with those that a libc keeps for itself and leaves out of `sigfillset(3)`.
+#[must_use]
+pub fn all_signals() -> SigSet {
+    // SAFETY: a set of bits, all of which may be 1.
+    unsafe {
+        let mut set = std::mem::zeroed::<libc::sigset_t>();
+        std::ptr::write_bytes(&raw mut set, 0xff, 1);
+        SigSet::from_sigset_t_unchecked(set)
+    }
 }
 
 /// Has `command` lead a session of its own: signals of the caller's terminal don't reach it, and it
@@ -265,7 +275,7 @@ pub fn setuid(uid: u32) -> nix::Result<()> {
 pub fn setrlimit(resource: u32, soft: u64, hard: u64) -> nix::Result<()> {
     let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
     // SAFETY: `limit` outlives the call.
-    check(unsafe { libc::setrlimit(resource, &limit) }.into()).map(drop)
+    check(unsafe { libc::setrlimit(resource as _, &limit) }.into()).map(drop)
 }
 
 /// The hard limit of a resource (`RLIMIT_*`) that this process has.
@@ -275,7 +285,7 @@ pub fn setrlimit(resource: u32, soft: u64, hard: u64) -> nix::Result<()> {
 pub fn hard_limit(resource: u32) -> nix::Result<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` outlives the call, which writes no more than it.
-    check(unsafe { libc::getrlimit(resource, &mut limit) }.into())?;
+    check(unsafe { libc::getrlimit(resource as _, &mut limit) }.into())?;
     Ok(limit.rlim_max)
 }
 

@@ -20,8 +20,9 @@ const FAULTS: [&str; 5] =
     ["signal=KILL", "error=ENOMEM", "error=EINTR", "error=EIO", "error=EPERM"];
 
 /// Calls whose errors mean what an injected one doesn't: no process comes back from the first three,
-/// and close(2) releases the descriptor whatever it returns, while an injected error skips it.
-const NO_ERRORS: [&str; 4] = ["exit", "exit_group", "rt_sigreturn", "close"];
+/// close(2) releases the descriptor whatever it returns, while an injected error skips it, and without
+/// brk(2) the container's program has a fault in its libc, which never ends a traced first process.
+const NO_ERRORS: [&str; 5] = ["exit", "exit_group", "rt_sigreturn", "close", "brk"];
 
 /// One command: what it needs before, and its call.
 struct Command {
@@ -79,7 +80,7 @@ fn try_all(name: &str, command: &Command) {
             }
         }
     }
-    assert!(points.len() > 200, "{name}: only {} points", points.len());
+    assert!(points.len() > 100, "{name}: only {} points", points.len());
     let chosen: Vec<_> = points.iter().step_by(step).collect();
     for (call, fault, when) in &chosen {
         let point = format!("{name}: {fault} at {call} number {when}");

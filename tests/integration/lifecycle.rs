@@ -118,6 +118,17 @@ fn run_forwards_signals() {
 }
 
 #[test]
+fn run_forwards_the_first_real_time_signal() {
+    let script = "trap 'exit 34' 34; echo ready; while :; do sleep 0.05; done";
+    let sandbox = Sandbox::with_script("real-time", script);
+    let running = sandbox.bundle_call("run").arg(&sandbox.id).spawn();
+    wait_until("the shell is ready", || running.stdout().contains("ready"));
+    let kill = ["-c", &format!("kill -34 {}", running.pid())];
+    assert!(std::process::Command::new("sh").args(kill).status().unwrap().success());
+    running.wait().exits_with(34);
+}
+
+#[test]
 fn kill_takes_names_and_numbers() {
     let mut sandbox = Sandbox::new("kill");
     sandbox.args(&["/guest", "signals"]);

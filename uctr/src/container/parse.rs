@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use ultari::sys::process::{RTMAX, RTMIN};
 
 /// Bytes: `100m`, `1.5g`, `1024`, `-1`.
 ///
@@ -53,14 +54,14 @@ pub fn parse_signal(text: &str) -> Result<i32> {
             };
             let named = || format!("SIG{name}").parse::<Signal>().ok().map(|signal| signal as i32);
             match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
-                (Some(rest), _) => offset(rest, '+').map(|n| libc::SIGRTMIN() + n),
-                (_, Some(rest)) => offset(rest, '-').map(|n| libc::SIGRTMAX() - n),
+                (Some(rest), _) => offset(rest, '+').map(|n| RTMIN + n),
+                (_, Some(rest)) => offset(rest, '-').map(|n| RTMAX - n),
                 _ => named(),
             }
             .with_context(bad)?
         }
     };
-    ensure!((1..=libc::SIGRTMAX()).contains(&number), bad());
+    ensure!((1..=RTMAX).contains(&number), bad());
     Ok(number)
 }
 
@@ -141,7 +142,7 @@ mod tests {
         for (text, number) in [("TERM", 15), ("SIGKILL", 9), ("9", 9), ("usr1", 10)] {
             assert_eq!(parse_signal(text).unwrap(), number, "{text}");
         }
-        assert_eq!(parse_signal("RTMIN+3").unwrap(), libc::SIGRTMIN() + 3);
+        assert_eq!(parse_signal("RTMIN+3").unwrap(), 37);
         for text in ["", "0", "65", "-1", "NOPE"] {
             assert_eq!(
                 parse_signal(text).unwrap_err().to_string(),

@@ -350,7 +350,7 @@ fn show_logs(paths: &Paths, args: &Logs) -> Result<u8> {
 
 fn exec(paths: &Paths, args: &Exec) -> Result<u8> {
     // A process of the container sees this one for a moment, and must not get at its file.
-    ultari::seal::ensure()?;
+    ultari::seal::ensure(&Vec::from_iter(std::env::args_os()))?;
     let container = find(paths, &args.container)?;
     if !args.detach {
         attach::check_terminal(args.interactive, args.tty)?;

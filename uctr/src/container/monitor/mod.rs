@@ -141,7 +141,7 @@ pub fn is_alive(container: &Container) -> bool {
 pub fn hidden_command(args: &[OsString]) -> Option<u8> {
     let command = args.get(1)?.to_str()?;
     let result = match command {
-        SET_UP => ultari::seal::ensure().and_then(|()| set_up(&args[2..])),
+        SET_UP => ultari::seal::ensure(args).and_then(|()| set_up(&args[2..])),
         WATCH => watch::run(&args[2..]),
         _ => return None,
     };
