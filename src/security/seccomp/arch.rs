@@ -1,6 +1,6 @@
 //! Which architectures a host can run and what its kernel calls each system call.
 //!
-//! Names and numbers come from the `syscalls` crate (a few ns a look-up). What it lacks stands here:
+//! Names and numbers come from the `syscalls` crate. What it lacks stands here:
 //! calls newer than its tables, x32, calls private to arm, and i386's multiplexers.
 use oci_spec::runtime::Arch;
 
@@ -114,11 +114,54 @@ pub(super) const RISCV: [Abi; 1] = [Abi {
     multiplexer: no_multiplexer,
 }];
 
-/// The number of a call in a table of the `syscalls` crate.
+/// The numbers of one architecture's calls, each plus 1, made at compile time: that of a name stands
+/// where [`hash`] says, or behind, and before the next 0.
+type Numbers = [u16; 1024];
+
+/// FNV-1a.
+const fn hash(name: &str) -> usize {
+    let (bytes, mut hash, mut at) = (name.as_bytes(), 0x811c_9dc5_u32, 0);
+    while at < bytes.len() {
+        hash = (hash ^ bytes[at] as u32).wrapping_mul(0x0100_0193);
+        at += 1;
+    }
+    (hash ^ hash >> 16) as usize
+}
+
+/// The number of a call, given how to tell the name of a number.
+fn find(numbers: &Numbers, name: &str, of: fn(usize) -> Option<&'static str>) -> Option<u32> {
+    let mut at = hash(name);
+    loop {
+        let number = numbers[at % numbers.len()].checked_sub(1)?;
+        if of(number.into()) == Some(name) {
+            return Some(number.into());
+        }
+        at += 1;
+    }
+}
+
+/// The number of a call in a table of the `syscalls` crate, whose own look-up by name compares with
+/// one after the other.
 macro_rules! table {
-    ($name:expr, $arch:ident) => {
-        $name.parse::<syscalls::$arch::Sysno>().ok().map(|call| call.id() as u32)
-    };
+    ($name:expr, $arch:ident) => {{
+        use syscalls::$arch::Sysno;
+        static NUMBERS: Numbers = {
+            let mut numbers: Numbers = [0; _];
+            let mut number = 0;
+            while number <= Sysno::last().id() as usize {
+                if let Some(call) = Sysno::new(number) {
+                    let mut at = hash(call.name());
+                    while numbers[at % numbers.len()] != 0 {
+                        at += 1;
+                    }
+                    numbers[at % numbers.len()] = number as u16 + 1;
+                }
+                number += 1;
+            }
+            numbers
+        };
+        find(&NUMBERS, $name, |number| Some(Sysno::new(number)?.name()))
+    }};
 }
 
 /// Calls newer than the crate's tables; since Linux 5.1 a new call has one number everywhere
@@ -143,48 +186,61 @@ fn x86_64(name: &str, _: Option<u32>) -> Option<u32> {
 /// `arch/x86/entry/syscalls/syscall_64.tbl`: some calls have a number of their own, from 512 on, a
 /// few (ABI "64" without an x32 twin) do not exist.
 #[cfg(any(test, target_arch = "x86_64"))]
-fn x32(name: &str, native: Option<u32>) -> Option<u32> {
-    let number = match name {
-        "rt_sigaction" => 512,
-        "rt_sigreturn" => 513,
-        "ioctl" => 514,
-        "readv" => 515,
-        "writev" => 516,
-        "recvfrom" => 517,
-        "sendmsg" => 518,
-        "recvmsg" => 519,
-        "execve" => 520,
-        "ptrace" => 521,
-        "rt_sigpending" => 522,
-        "rt_sigtimedwait" => 523,
-        "rt_sigqueueinfo" => 524,
-        "sigaltstack" => 525,
-        "timer_create" => 526,
-        "mq_notify" => 527,
-        "kexec_load" => 528,
-        "waitid" => 529,
-        "set_robust_list" => 530,
-        "get_robust_list" => 531,
-        "vmsplice" => 532,
-        "move_pages" => 533,
-        "preadv" => 534,
-        "pwritev" => 535,
-        "rt_tgsigqueueinfo" => 536,
-        "recvmmsg" => 537,
-        "sendmmsg" => 538,
-        "process_vm_readv" => 539,
-        "process_vm_writev" => 540,
-        "setsockopt" => 541,
-        "getsockopt" => 542,
-        "io_setup" => 543,
-        "io_submit" => 544,
-        "execveat" => 545,
-        "preadv2" => 546,
-        "pwritev2" => 547,
-        "_sysctl" | "create_module" | "epoll_ctl_old" | "epoll_wait_old" | "get_kernel_syms"
-        | "get_thread_area" | "nfsservctl" | "query_module" | "set_thread_area" | "uselib"
-        | "vserver" => return None,
-        _ => native?,
+fn x32(_: &str, native: Option<u32>) -> Option<u32> {
+    use syscalls::x86_64::Sysno;
+    let native = native?;
+    // A number is found faster than a name; all of these are in the table.
+    let number = match Sysno::new(native as usize) {
+        Some(Sysno::rt_sigaction) => 512,
+        Some(Sysno::rt_sigreturn) => 513,
+        Some(Sysno::ioctl) => 514,
+        Some(Sysno::readv) => 515,
+        Some(Sysno::writev) => 516,
+        Some(Sysno::recvfrom) => 517,
+        Some(Sysno::sendmsg) => 518,
+        Some(Sysno::recvmsg) => 519,
+        Some(Sysno::execve) => 520,
+        Some(Sysno::ptrace) => 521,
+        Some(Sysno::rt_sigpending) => 522,
+        Some(Sysno::rt_sigtimedwait) => 523,
+        Some(Sysno::rt_sigqueueinfo) => 524,
+        Some(Sysno::sigaltstack) => 525,
+        Some(Sysno::timer_create) => 526,
+        Some(Sysno::mq_notify) => 527,
+        Some(Sysno::kexec_load) => 528,
+        Some(Sysno::waitid) => 529,
+        Some(Sysno::set_robust_list) => 530,
+        Some(Sysno::get_robust_list) => 531,
+        Some(Sysno::vmsplice) => 532,
+        Some(Sysno::move_pages) => 533,
+        Some(Sysno::preadv) => 534,
+        Some(Sysno::pwritev) => 535,
+        Some(Sysno::rt_tgsigqueueinfo) => 536,
+        Some(Sysno::recvmmsg) => 537,
+        Some(Sysno::sendmmsg) => 538,
+        Some(Sysno::process_vm_readv) => 539,
+        Some(Sysno::process_vm_writev) => 540,
+        Some(Sysno::setsockopt) => 541,
+        Some(Sysno::getsockopt) => 542,
+        Some(Sysno::io_setup) => 543,
+        Some(Sysno::io_submit) => 544,
+        Some(Sysno::execveat) => 545,
+        Some(Sysno::preadv2) => 546,
+        Some(Sysno::pwritev2) => 547,
+        Some(
+            Sysno::_sysctl
+            | Sysno::create_module
+            | Sysno::epoll_ctl_old
+            | Sysno::epoll_wait_old
+            | Sysno::get_kernel_syms
+            | Sysno::get_thread_area
+            | Sysno::nfsservctl
+            | Sysno::query_module
+            | Sysno::set_thread_area
+            | Sysno::uselib
+            | Sysno::vserver,
+        ) => return None,
+        _ => native,
     };
     Some(number | X32_BIT)
 }

@@ -5,8 +5,9 @@
 //! reaches 255 instructions; for a farther target a `ja` (32-bit distance) is put right behind it,
 //! and for a farther `ret` simply another `ret`.
 //!
-//! System calls are found by binary search over ranges of numbers. Argument words are loaded only
-//! below the leaf that needs them: the kernel's cache of always-allowed calls (Linux 5.11) serves
+//! System calls are found by binary search over ranges of numbers; a single number in a range that
+//! is otherwise treated alike takes one comparison behind that, where two ranges more would take two.
+//! Argument words are loaded only below the leaf that needs them: the kernel's cache of always-allowed calls (Linux 5.11) serves
 //! every number whose path reads nothing but `nr` and `arch`.
 use libc::sock_filter;
 
@@ -29,6 +30,9 @@ const JUMP_GREATER_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as
 /// Farthest target that a conditional jump uses directly; below 255 because the `ja` of its other
 /// target may still come in between.
 const REACH: usize = 250;
+
+/// Most single numbers of a range, one comparison after the other.
+const SINGLES: usize = 4;
 
 /// All calls from `first` up to the next segment.
 pub(super) struct Segment {
@@ -147,7 +151,7 @@ impl Assembler {
 
     /// Everything for one architecture.
     fn calls(&mut self, segments: &[Segment]) -> Exit {
-        match self.search(segments) {
+        match self.search(&ranges(segments)) {
             Exit::At(root) => {
                 if root + 1 != self.code.len() {
                     let distance = self.code.len() - root - 1;
@@ -159,17 +163,14 @@ impl Assembler {
         }
     }
 
-    /// Binary search for the segment of the number in the accumulator.
-    fn search(&mut self, segments: &[Segment]) -> Exit {
-        match segments {
+    /// Binary search for the range of the number in the accumulator.
+    fn search(&mut self, ranges: &[&[Segment]]) -> Exit {
+        match ranges {
             [] => unreachable!("segments cover every number"),
-            [Segment { target: Target::Return(action), .. }] => Exit::Return(*action),
-            [Segment { target: Target::Test { alternatives, otherwise }, .. }] => {
-                self.alternatives(alternatives, *otherwise)
-            }
+            [range] => self.range(range),
             _ => {
-                let (low, high) = segments.split_at(segments.len() / 2);
-                let first = high[0].first;
+                let (low, high) = ranges.split_at(ranges.len() / 2);
+                let first = high[0][0].first;
                 let high = self.search(high);
                 let low = self.search(low);
                 self.jump(JUMP_GREATER_EQUAL, first, high, low)
@@ -177,7 +178,21 @@ impl Assembler {
         }
     }
 
-    fn alternatives(&mut self, alternatives: &[Alternative], otherwise: u32) -> Exit {
+    /// Every other segment of a range is a single number.
+    fn range(&mut self, range: &[Segment]) -> Exit {
+        let mut next = self.target(&range[0].target);
+        for single in range.iter().skip(1).step_by(2) {
+            let target = self.target(&single.target);
+            next = self.jump(JUMP_EQUAL, single.first, target, next);
+        }
+        next
+    }
+
+    fn target(&mut self, target: &Target) -> Exit {
+        let (alternatives, otherwise) = match target {
+            Target::Return(action) => return Exit::Return(*action),
+            Target::Test { alternatives, otherwise } => (alternatives, *otherwise),
+        };
         let mut next = Exit::Return(otherwise);
         for alternative in alternatives.iter().rev() {
             let mut matched = Exit::Return(alternative.action);
@@ -231,6 +246,25 @@ impl Assembler {
         }
         Exit::At(self.load(word))
     }
+}
+
+/// Cuts segments into ranges: one segment, or up to [`SINGLES`] more pairs of a single number and of
+/// calls treated like the first ones.
+fn ranges(segments: &[Segment]) -> Vec<&[Segment]> {
+    let mut ranges = Vec::new();
+    let mut rest = segments;
+    while let [first, ..] = rest {
+        let alike = |pair: &[Segment]| {
+            pair[1].first == pair[0].first + 1
+                && pair[1].target == first.target
+                && matches!(first.target, Target::Return(_))
+        };
+        let pairs = rest[1..].chunks_exact(2).take(SINGLES).take_while(|pair| alike(pair)).count();
+        let (range, behind) = rest.split_at(1 + 2 * pairs);
+        ranges.push(range);
+        rest = behind;
+    }
+    ranges
 }
 
 /// Offsets of the low and the high word of an argument.
