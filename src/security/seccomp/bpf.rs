@@ -7,8 +7,8 @@
 //!
 //! System calls are found by binary search over ranges of numbers; a single number in a range that
 //! is otherwise treated alike takes one comparison behind that, where two ranges more would take two.
-//! Argument words are loaded only below the leaf that needs them: the kernel's cache of always-allowed calls (Linux 5.11) serves
-//! every number whose path reads nothing but `nr` and `arch`.
+//! Argument words are loaded only below the leaf that needs them: the kernel's cache of always-allowed
+//! calls (Linux 5.11) serves every number whose path reads nothing but `nr` and `arch`.
 use libc::sock_filter;
 
 /// Longest program that the kernel takes (`BPF_MAXINSNS` of `linux/bpf_common.h`).
