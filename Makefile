@@ -14,7 +14,7 @@ DESTDIR ?=
 BUILD_PACKAGES = $(if $(shell command -v cc),,gcc) libc6-dev busybox-static
 TEST_PACKAGES  = $(BUILD_PACKAGES) libseccomp-dev util-linux procps strace iproute2 uidmap criu skopeo umoci \
 	docker-registry apache2-utils openssl nftables bzip2 xz-utils zstd
-# The kernel of the VM is fetched by its own script and not installed.
+# The kernel and the emulator of the VM are fetched by a script of its own and not installed; the one here brings libraries.
 VM_PACKAGES    = $(TEST_PACKAGES) qemu-system-x86 cpio kmod systemd dbus dbus-user-session libpam-systemd
 ENGINE_PACKAGES = $(BUILD_PACKAGES) util-linux procps iproute2 iptables docker.io containerd runc podman buildah \
 	conmon catatonit netavark aardvark-dns slirp4netns fuse-overlayfs uidmap \

@@ -56,6 +56,10 @@ fn is_capability(name: &Value) -> bool {
 /// With the path of the property that does not fit.
 pub fn deserialize<T: serde::de::DeserializeOwned>(value: Value) -> Result<T> {
     check_shape(&value)?;
+    // To know the path takes as long again: only when there is an error to name it in.
+    if let Ok(typed) = T::deserialize(&value) {
+        return Ok(typed);
+    }
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         let error = error.into_inner();
