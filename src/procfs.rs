@@ -77,11 +77,11 @@ impl Proc {
     }
 
     /// Who traces process `pid` (ptrace(2)), with the name of its program, as `513 (criu)`; none
-    /// for a process that nobody traces or that is gone.
+    /// for a process that nobody traces or that is gone. A process may call itself what it likes.
     pub fn tracer(&self, pid: i32) -> Option<String> {
         let tracer = self.status(&pid.to_string(), "TracerPid:").ok()??;
         let name = self.status(&tracer, "Name:").ok()??;
-        Some(format!("{tracer} ({name})"))
+        Some(format!("{tracer} ({})", name.escape_debug()))
     }
 
     /// What follows `name` in `pid`'s `status` file.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 pub use host::Host;
@@ -119,6 +119,12 @@ impl Drop for Sandbox {
             if entry.file_name().len() == 64 {
                 let _ = self.command(["rm", "-f"]).arg(entry.file_name()).output();
             }
+        }
+        // Where something is mounted the folder can't be removed.
+        let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
+        let paths = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+        for path in paths.filter(|path| std::path::Path::new(path).starts_with(self.dir.path())) {
+            let _ = umount2(path, MntFlags::MNT_DETACH);
         }
     }
 }
