@@ -4,13 +4,14 @@
 //! P                                            C
 //! clone3 ───────────────────────────────────▶  joins what it must; new user namespace: waits
 //! id maps written             ── Mapped ────▶  (user namespace) becomes root, mounts …
-//! cgroups made, pid on disk   ── Placed ────▶  … waits for this before its cgroup namespace
+//! cgroups made                ── Placed ────▶  … waits for this before its cgroup namespace
+//! device rules, pid on disk, loopback up       … meanwhile; before Placed if C has hooks
 //! (hooks?)                    ◀─ Mounted ───
 //! prestart, createRuntime     ── HooksDone ─▶  createContainer hooks, pivot_root, masks, console
 //! keeps or passes the pty     ◀─ Console(fd)
 //! opens the gate              ◀─ Ready ─────   waits at the gate (`create`), or
-//!                             ── Start ─────▶  (`run`, `exec`) goes on; sent right after Placed
-//!                                              where P has nothing to do in between
+//!                             ── Start ─────▶  (`run`, `exec`) goes on; sent before Ready where
+//!                                              P has nothing to do in between
 //! passes it to the agent      ◀─ Listener(fd)  seccomp filter with SCMP_ACT_NOTIFY is loaded
 //!                             ── Delivered ─▶
 //! exec has worked             ◀─ (end) ─────   execve closes the socket
@@ -20,6 +21,7 @@
 //! A SEQPACKET pair: messages keep their borders, and the end of either side is seen at once.
 //! If P dies, C sees the end of the channel at its next step and exits.
 
+use std::borrow::Cow;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::slice::from_ref;
@@ -31,7 +33,7 @@ use nix::sys::socket::{
     recvmsg, sendmsg, socketpair,
 };
 
-use crate::{cgroup, sys};
+use crate::sys;
 
 /// The longest text that a message carries, in bytes; longer errors are cut.
 const MAX_TEXT: usize = 8 * 1024;
@@ -45,8 +47,8 @@ pub enum Message {
     /// The id maps are written. With the door to the cgroups of v1, which whoever has become
     /// another user may no longer go through.
     Mapped(Vec<OwnedFd>),
-    /// The process is in its cgroup of v2, and its pid is on record. With the door to the cgroups of
-    /// v1, if it has not been through.
+    /// The process is in its cgroup of v2. With the door to the cgroups of v1, if it has not been
+    /// through.
     Placed(Vec<OwnedFd>),
     /// All mounts are made; hooks of the runtime may run now.
     Mounted,
@@ -57,7 +59,11 @@ pub enum Message {
     /// Everything is set up but the program itself.
     Ready,
     /// Execute the program.
-    Start,
+    Start {
+        /// The signals that the process ignores because the runtime was told to: bit n is signal
+        /// n + 1.
+        ignored: u64,
+    },
     /// The seccomp filter's notification descriptor.
     Listener(OwnedFd),
     /// The seccomp agent has it.
@@ -71,30 +77,32 @@ pub enum Message {
 }
 
 impl Message {
-    fn parts(&self) -> (u8, &str, &[OwnedFd]) {
-        match self {
+    fn parts(&self) -> (u8, Cow<'_, [u8]>, &[OwnedFd]) {
+        let (tag, text, fds): (_, &str, &[OwnedFd]) = match self {
             Self::Mapped(door) => (1, "", door),
             Self::Placed(door) => (2, "", door),
             Self::Mounted => (3, "", &[]),
             Self::HooksDone => (4, "", &[]),
             Self::Console(fd) => (5, "", from_ref(fd)),
             Self::Ready => (6, "", &[]),
-            Self::Start => (7, "", &[]),
+            Self::Start { ignored } => return (7, ignored.to_ne_bytes().to_vec().into(), &[]),
             Self::Failed(text) => (8, text, &[]),
             Self::Warning(text) => (9, text, &[]),
             Self::Listener(fd) => (10, "", from_ref(fd)),
             Self::Delivered => (11, "", &[]),
             Self::HookFailed(text) => (12, text, &[]),
-        }
+        };
+        (tag, text.as_bytes().into(), fds)
     }
 
     fn from_parts(tag: u8, text: &[u8], mut fds: Vec<OwnedFd>) -> Result<Self> {
-        let text = || String::from_utf8_lossy(text).into_owned();
-        match tag {
-            1 => return Ok(Self::Mapped(fds)),
-            2 => return Ok(Self::Placed(fds)),
+        match (tag, text.try_into()) {
+            (1, _) => return Ok(Self::Mapped(fds)),
+            (2, _) => return Ok(Self::Placed(fds)),
+            (7, Ok(ignored)) => return Ok(Self::Start { ignored: u64::from_ne_bytes(ignored) }),
             _ => {}
         }
+        let text = || String::from_utf8_lossy(text).into_owned();
         let fd = fds.pop();
         ensure!(fds.is_empty(), "channel: message {tag} makes no sense");
         Ok(match (tag, fd) {
@@ -102,7 +110,6 @@ impl Message {
             (4, None) => Self::HooksDone,
             (5, Some(fd)) => Self::Console(fd),
             (6, None) => Self::Ready,
-            (7, None) => Self::Start,
             (8, None) => Self::Failed(text()),
             (9, None) => Self::Warning(text()),
             (10, Some(fd)) => Self::Listener(fd),
@@ -148,7 +155,7 @@ impl Channel {
     /// `EPIPE` when the other side is gone.
     pub fn send(&self, message: &Message) -> Result<()> {
         let (tag, text, fds) = message.parts();
-        let text = &text.as_bytes()[..text.len().min(MAX_TEXT)];
+        let text = &text[..text.len().min(MAX_TEXT)];
         let data = [IoSlice::new(from_ref(&tag)), IoSlice::new(text)];
         let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = (!fds.is_empty()).then(|| ControlMessage::ScmRights(&fds));
@@ -185,9 +192,9 @@ impl Channel {
             let received = loop {
                 let fd = self.0.as_raw_fd();
                 match recvmsg::<UnixAddr>(fd, &mut data, Some(&mut space), flags) {
-                    Err(Errno::EINTR) => {}
-                    // The other side died with our last message unread.
-                    Err(Errno::ECONNRESET) => return Ok(None),
+                    // Told once, of a side that died with a message of ours unread; what it said
+                    // before is still there.
+                    Err(Errno::EINTR | Errno::ECONNRESET) => {}
                     other => break other.context("channel: receive")?,
                 }
             };
@@ -203,19 +210,23 @@ impl Channel {
         }
     }
 
-    /// Waits for exactly `expected` (compared by kind). Goes through the door that comes along.
+    /// As [`Channel::receive`], for a message that must come.
     ///
     /// # Errors
-    /// When something else comes, the other side is gone, or the kernel refuses the cgroups.
+    /// Also when the other side is gone.
+    pub fn next(&self) -> Result<Message> {
+        self.receive()?.context("channel: the runtime ended while setting up the container")
+    }
+
+    /// Waits for exactly `expected`, a message that says no more than its kind.
+    ///
+    /// # Errors
+    /// Also when something else comes.
     pub fn expect(&self, expected: &Message) -> Result<()> {
-        let ended = "channel: the runtime ended while setting up the container";
-        let message = self.receive()?.context(ended)?;
+        let message = self.next()?;
         let same = message.parts().0 == expected.parts().0;
         ensure!(same, "channel: expected {expected:?}, got {message:?}");
-        match message {
-            Message::Mapped(door) | Message::Placed(door) => cgroup::enter(&door),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -233,19 +244,34 @@ mod tests {
     fn messages_arrive_whole_and_in_order() {
         let (a, b) = Channel::pair().unwrap();
         a.send(&Message::Failed("no such thing".into())).unwrap();
-        a.send(&Message::Start).unwrap();
+        a.send(&Message::Start { ignored: 1 << 63 | 5 }).unwrap();
+        a.send(&Message::HooksDone).unwrap();
         assert!(matches!(b.receive().unwrap(), Some(Message::Failed(t)) if t == "no such thing"));
-        b.expect(&Message::Start).unwrap();
+        let start = b.receive().unwrap();
+        assert!(matches!(start, Some(Message::Start { ignored }) if ignored == 1 << 63 | 5));
+        b.expect(&Message::HooksDone).unwrap();
         drop(a);
         assert!(b.receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn the_last_words_of_who_did_not_listen_arrive() {
+        let (a, b) = Channel::pair().unwrap();
+        a.send(&Message::HooksDone).unwrap();
+        b.send(&Message::Failed("no such thing".into())).unwrap();
+        drop(b);
+        assert!(matches!(a.receive().unwrap(), Some(Message::Failed(t)) if t == "no such thing"));
+        assert!(a.receive().unwrap().is_none());
     }
 
     #[test]
     fn descriptors_travel() {
         let (a, b) = Channel::pair().unwrap();
         let file = std::fs::File::open("/dev/null").unwrap();
-        a.send(&Message::Console(file.into())).unwrap();
+        a.send(&Message::Console(file.try_clone().unwrap().into())).unwrap();
         assert!(matches!(b.receive().unwrap(), Some(Message::Console(_))));
+        a.send(&Message::Placed(vec![file.try_clone().unwrap().into(), file.into()])).unwrap();
+        assert!(matches!(b.receive().unwrap(), Some(Message::Placed(door)) if door.len() == 2));
     }
 
     #[test]

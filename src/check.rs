@@ -21,6 +21,7 @@ use crate::rootfs::root::Root;
 use crate::security::seccomp;
 use crate::spec::mount::Kind;
 use crate::spec::{self, Config, Process};
+use crate::sys::fs::open_path;
 
 /// How a property would fare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -279,9 +280,8 @@ fn try_oom_score(proc: &Proc, process: &Process) -> Result<()> {
 
 /// The program may come from a mount, so that its absence from the root is no error yet.
 fn check_program(process: &Process, config: &Config, report: &mut Report) {
-    use nix::fcntl::{OFlag, open};
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let Ok(root) = open(&config.rootfs, flags, nix::sys::stat::Mode::empty()) else { return };
+    use nix::fcntl::OFlag;
+    let Ok(root) = open_path(&config.rootfs, OFlag::O_DIRECTORY) else { return };
     let root = Root::new(root);
     let program = process.args[0].to_string_lossy();
     let path = process.env.iter().find_map(|entry| entry.as_bytes().strip_prefix(b"PATH="));

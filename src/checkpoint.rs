@@ -407,8 +407,8 @@ impl Container {
     ) -> Result<()> {
         let mounted = mount_points(self.proc(), &pid.to_string())?;
         let path = format!("/proc/{pid}/root");
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let root = open(path.as_str(), flags, Mode::empty()).with_context(|| path.clone())?;
+        let root = crate::sys::fs::open_path(path.as_str(), OFlag::O_DIRECTORY)
+            .with_context(|| path.clone())?;
         let places = places(config, &self.record, self.folder());
         request.external = external_mounts(&places, &mounted, &root)?;
         for (kind, file, name) in EXTERNAL_NAMESPACES {

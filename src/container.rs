@@ -241,7 +241,7 @@ impl Container {
         connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &address)
             .context("connect to the container's init (another start may have been first)")?;
         let channel = Channel::over(socket);
-        channel.send(&Message::Start)?;
+        channel.send(&Message::Start { ignored: 0 })?;
         wait_for_exec(&channel, agent)?;
         self.folder.wait_for_exec();
         Ok(())
@@ -441,6 +441,18 @@ impl Container {
     /// # Errors
     /// All that went wrong, together.
     pub fn destroy(&self) -> Result<()> {
+        self.destroy_with(false)
+    }
+
+    /// As [`Container::destroy`], by who has seen the end of the first process.
+    ///
+    /// # Errors
+    /// As that.
+    pub fn destroy_ended(&self) -> Result<()> {
+        self.destroy_with(true)
+    }
+
+    fn destroy_with(&self, ended: bool) -> Result<()> {
         log::debug(|| format!("remove container {}", self.record.id));
         // One after the other: what the second removed might be the next container of this name.
         let Some(alone) = self.folder.lock()? else { return Ok(()) };
@@ -448,9 +460,9 @@ impl Container {
         let mut errors = Vec::new();
         let isolated = config.as_ref().is_ok_and(|c| c.namespaces.is_new(Ns::Pid));
         // The end of a PID namespace's first process has ended all others.
-        let ended = || isolated && matches!(self.look(), Ok((Status::Stopped, _)));
+        let stopped = || ended || matches!(self.look(), Ok((Status::Stopped, _)));
         if !wait_for(|| {
-            if !ended() {
+            if !(isolated && stopped()) {
                 self.kill_all();
             }
             self.folder.bar()
@@ -458,8 +470,7 @@ impl Container {
             let id = &self.record.id;
             bail!("a runtime is still creating container {id}: end that, then delete again");
         }
-        let cgroup = self.record.cgroup.open();
-        errors.extend(cgroup.and_then(|cgroup| cgroup.remove()).err());
+        errors.extend(self.record.cgroup.remove().err());
         errors.extend(self.record.resctrl.as_ref().and_then(|groups| groups.remove().err()));
         // Without the record nobody would find what is left.
         if errors.is_empty() {

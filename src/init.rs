@@ -8,7 +8,7 @@ use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::SigSet;
 use oci_spec::runtime::LinuxNamespaceType as Ns;
@@ -114,17 +114,20 @@ fn finish(mut channel: Channel, life: impl FnOnce(&mut Channel) -> Result<Infall
 
 fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>> {
     let config = plan.config;
-    reset_signals(plan.common.proc)?;
+    unblock_signals()?;
     // Devices and folders get the modes asked for, not what the caller's mask leaves of them.
     let mask = sys::process::umask(0);
     let user = config.namespaces.get(Ns::User).is_some();
     if user {
         // It is nobody until its maps are written.
-        channel.expect(&Message::Mapped(Vec::new()))?;
+        match channel.next()? {
+            Message::Mapped(door) => cgroup::enter(&door)?,
+            other => bail!("channel: expected Mapped, got {other:?}"),
+        }
     }
     if plan.record.cgroup.is_unit() {
         // systemd makes the cgroup only now, and nothing is to be done outside of it.
-        channel.expect(&Message::Placed(Vec::new()))?;
+        take_place(channel)?;
     }
     if user {
         become_root()?;
@@ -135,13 +138,15 @@ fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>>
         nix::unistd::chdir(&config.rootfs)
             .with_context(|| format!("root.path: change into {}", config.rootfs.display()))?;
     }
-    if config.namespaces.is_new(Ns::Network) {
-        sys::net::loopback_up().context("linux.namespaces (network): bring its loopback up")?;
+    if user && config.namespaces.is_new(Ns::Network) {
+        sys::net::control_socket()
+            .and_then(|socket| sys::net::loopback_up(&socket))
+            .context("linux.namespaces (network): bring its loopback up")?;
     }
     let null = mask::open_null()?;
     set_names(config)?;
-    timings::step("reset signals, start a session, bring lo up, set the names");
-    let root = mount_all(plan, channel)?;
+    timings::step("start a session, set the names");
+    let (root, hidden) = mount_all(plan, channel, &null)?;
     if let Some(process) = plan.common.process {
         // Engines leave it to the runtime to make a working directory that the image lacks.
         root.folder(&process.cwd).context("process.cwd")?;
@@ -150,24 +155,37 @@ fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>>
     timings::step("make the working directory and the console");
     run_hooks_before_pivot(plan, channel, mask)?;
     timings::step("wait for hooks before the pivot");
-    // Still before the pivot: the host's null device can be attached only while it is in sight.
-    mask::make_readonly(&root, &config.readonly_paths)?;
-    timings::step("make linux.readonlyPaths read-only");
-    mask::mask(&root, &config.masked_paths, &null, config.mount_label.as_deref())?;
-    timings::step("mask linux.maskedPaths");
+    if !hidden {
+        // Still before the pivot: the host's null device can be attached only while it is in sight.
+        hide(&root, config, &null)?;
+    }
     rootfs::pivot(&root, config, plan.no_pivot)?;
     apply_sysctl(config, plan.common.proc)?;
     timings::step("pivot into the root, set sysctls");
     Ok(console)
 }
 
-/// The program inherits what is ignored or blocked; nothing is to be.
-fn reset_signals(proc: &Proc) -> Result<()> {
-    let ignored = proc.ignored_signals().context("read which signals are ignored")?;
+/// The program inherits what is blocked; nothing is to be.
+fn unblock_signals() -> Result<()> {
+    SigSet::empty().thread_set_mask().context("unblock signals")
+}
+
+/// Waits until there are cgroups to be in, and goes into those of v1 by itself.
+fn take_place(channel: &Channel) -> Result<()> {
+    match channel.next()? {
+        Message::Placed(door) => cgroup::enter(&door),
+        other => bail!("channel: expected Placed, got {other:?}"),
+    }
+}
+
+/// Waits for the word to go on. What the caller ignores is no longer ignored then: the program would
+/// inherit that.
+fn wait_for_start(channel: &Channel) -> Result<()> {
+    let Message::Start { ignored } = channel.next()? else { bail!("channel: expected Start") };
     for signal in (1..=64).filter(|signal| ignored & 1 << (signal - 1) != 0) {
         sys::clone::reset_signal(signal);
     }
-    SigSet::empty().thread_set_mask().context("unblock signals")
+    Ok(())
 }
 
 fn become_root() -> Result<()> {
@@ -202,7 +220,28 @@ fn set_names(config: &Config) -> Result<()> {
     Ok(())
 }
 
-fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
+fn hide(root: &Root, config: &Config, null: &OwnedFd) -> Result<()> {
+    mask::make_readonly(root, &config.readonly_paths)?;
+    timings::step("make linux.readonlyPaths read-only");
+    mask::mask(root, &config.masked_paths, null, config.mount_label.as_deref())?;
+    timings::step("mask linux.maskedPaths");
+    Ok(())
+}
+
+/// Whether a last mount, one of cgroups at its usual place, makes no difference for [`hide`]: if that
+/// is about entries of the container's own procfs and sysfs, and no hook is to come before it.
+fn may_hide_early(root: &Root, config: &Config) -> bool {
+    let hooks = &config.hooks;
+    hooks.prestart.is_empty()
+        && hooks.create_runtime.is_empty()
+        && hooks.create_container.is_empty()
+        && config.readonly_paths.iter().chain(&config.masked_paths).all(|path| {
+            root.interface_entry(path).is_some() && !Path::new(cgroup::ROOT).starts_with(path)
+        })
+}
+
+/// Makes all mounts and the devices. Returns the root, and whether [`hide`] was called for it.
+fn mount_all(plan: &mut NewContainer, channel: &Channel, null: &OwnedFd) -> Result<(Root, bool)> {
     let (config, record) = (plan.config, plan.record);
     // Mounts shared with the host must be opened while they still are.
     if mounts::any_shared(&config.mounts, plan.common.proc)? {
@@ -223,7 +262,7 @@ fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
         user_namespace: config.namespaces.get(Ns::User).is_some(),
         label: config.mount_label.as_deref(),
     };
-    let mut placed = false;
+    let (mut placed, mut hidden) = (false, false);
     let mut late = Vec::new();
     let joined = config.namespaces.get(Ns::Mount).is_some_and(|ns| ns.path.is_some());
     let mut without_devices = !joined && !mounts::has_host_dev(&config.mounts);
@@ -244,8 +283,13 @@ fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
             if index + 1 == config.mounts.len() && mount.destination == Path::new(cgroup::ROOT) {
                 // It covers none of them, and there is time.
                 make_devices(&root)?;
+                hidden = may_hide_early(&root, config);
+                if hidden {
+                    hide(&root, config, null)?;
+                }
             }
             enter_cgroup_namespace(config, record, channel)?;
+            timings::step("wait until init is in its cgroup");
             placed = true;
         }
         late.extend(mounts::make(&mut root, mount, source.take(), &around)?);
@@ -257,12 +301,12 @@ fn mount_all(plan: &mut NewContainer, channel: &Channel) -> Result<Root> {
         enter_cgroup_namespace(config, record, channel)?;
         timings::step("wait until init is in its cgroup");
     }
-    Ok(root)
+    Ok((root, hidden))
 }
 
 fn enter_cgroup_namespace(config: &Config, record: &Record, channel: &Channel) -> Result<()> {
     if !record.cgroup.is_unit() {
-        channel.expect(&Message::Placed(Vec::new()))?;
+        take_place(channel)?;
     }
     match config.namespaces.get(Ns::Cgroup).map(|namespace| &namespace.path) {
         Some(Some(path)) => namespace::join(Ns::Cgroup, path)?,
@@ -338,8 +382,8 @@ fn join(
     root: Option<OwnedFd>,
     channel: &Channel,
 ) -> Result<Option<OwnedFd>> {
-    reset_signals(plan.proc)?;
-    channel.expect(&Message::Placed(Vec::new()))?;
+    unblock_signals()?;
+    take_place(channel)?;
     if !flags.is_empty() {
         setns(target, flags).context("exec: join the container's namespaces")?;
     }
@@ -357,8 +401,7 @@ fn join(
     }
     start_session(plan)?;
     let Some(process) = plan.process.filter(|process| process.terminal) else { return Ok(None) };
-    let path = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC;
-    let root = nix::fcntl::open("/", path, nix::sys::stat::Mode::empty()).context("open /")?;
+    let root = sys::fs::open_path("/", nix::fcntl::OFlag::empty()).context("open /")?;
     open_console(process, &Root::new(root), channel).map(Some)
 }
 
@@ -381,7 +424,7 @@ fn become_program(
     plan.process.map_or(Ok(()), |process| executable::check(&process.args[0], &process.env))?;
     timings::step("limits, user, look for the program");
     channel.send(&Message::Ready)?;
-    channel.expect(&Message::Start)?;
+    wait_for_start(channel)?;
     timings::step("wait for the start");
     if let Gate::Socket(socket) = gate {
         // From now on errors interest whoever comes to the gate; the parent is gone.
@@ -433,7 +476,7 @@ fn wait_at_gate(socket: &OwnedFd) -> Result<Channel> {
         let connection = sys::fs::accept(socket.as_raw_fd()).context("wait at the gate")?;
         let channel = Channel::over(connection);
         match channel.receive() {
-            Ok(Some(Message::Start)) => return Ok(channel),
+            Ok(Some(Message::Start { .. })) => return Ok(channel),
             // Somebody looked in, or a start was killed before it said its word.
             other => log::debug(|| format!("gate: {other:?}")),
         }

@@ -14,6 +14,7 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::netlink::{Request, Socket, attributes, number};
 use crate::spec::NetDevice;
+use crate::sys;
 
 /// A device to move, and what it has on the host.
 struct Found<'a> {
@@ -39,7 +40,7 @@ pub fn move_all(devices: &[NetDevice], pid: i32, pidfd: &OwnedFd) -> Result<()> 
         return Ok(());
     }
     let host = Socket::open().context("linux.netDevices: open a netlink socket")?;
-    let inside = socket_inside(pidfd)?;
+    let inside = socket_inside(pidfd, Socket::open).context("linux.netDevices")?;
     let found = devices.iter().map(|device| find(device, &host, &inside));
     for found in found.collect::<Result<Vec<_>>>()? {
         let property = format!("linux.netDevices.{}", found.device.name);
@@ -69,15 +70,26 @@ fn index_on_host(device: &NetDevice, host: &Socket) -> Result<u32> {
     })
 }
 
+/// Brings the loopback interface up in the network namespace of the process that `pidfd` names.
+///
+/// # Errors
+/// Names the step.
+pub fn loopback_up(pidfd: &OwnedFd) -> Result<()> {
+    let up = || -> Result<()> {
+        let socket = socket_inside(pidfd, sys::net::control_socket)?;
+        Ok(sys::net::loopback_up(&socket)?)
+    };
+    up().context("linux.namespaces (network): bring its loopback up")
+}
+
 /// A socket in the network namespace of another process: a socket stays in that of its making.
-fn socket_inside(pidfd: &OwnedFd) -> Result<Socket> {
-    let own =
-        File::open("/proc/self/ns/net").context("linux.netDevices: open /proc/self/ns/net")?;
+fn socket_inside<S>(pidfd: &OwnedFd, open: fn() -> nix::Result<S>) -> Result<S> {
+    let own = File::open("/proc/self/ns/net").context("open /proc/self/ns/net")?;
     let network = CloneFlags::CLONE_NEWNET;
-    setns(pidfd, network).context("linux.netDevices: enter the container's network namespace")?;
-    let socket = Socket::open();
-    setns(&own, network).context("linux.netDevices: come back from the network namespace")?;
-    socket.context("linux.netDevices: open a netlink socket in the container's network namespace")
+    setns(pidfd, network).context("enter the container's network namespace")?;
+    let socket = open();
+    setns(&own, network).context("come back from the container's network namespace")?;
+    socket.context("open a socket in the container's network namespace")
 }
 
 fn find<'a>(device: &'a NetDevice, host: &Socket, inside: &Socket) -> Result<Found<'a>> {

@@ -12,11 +12,10 @@ use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
+use nix::fcntl::OFlag;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
-use crate::sys::fs::{Resolve, openat2};
+use crate::sys::fs::{Resolve, open_path, openat2};
 
 /// A checked descriptor of `/proc`.
 #[derive(Debug)]
@@ -28,8 +27,7 @@ impl Proc {
     /// # Errors
     /// When nothing, or something else, is mounted there.
     pub fn open() -> Result<Self> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let fd = open("/proc", flags, Mode::empty()).context("open /proc")?;
+        let fd = open_path("/proc", OFlag::O_DIRECTORY).context("open /proc")?;
         let kind = fstatfs(&fd).context("examine /proc")?.filesystem_type();
         if kind != PROC_SUPER_MAGIC {
             bail!("/proc is not a procfs; mount one (mount -t proc proc /proc)");

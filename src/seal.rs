@@ -60,10 +60,7 @@ fn is_sealed() -> bool {
     if !sys::fs::exec_filename().to_bytes().starts_with(b"/dev/fd/") {
         return false;
     }
-    let Ok(file) = open(SELF, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()) else {
-        return false;
-    };
-    let readonly_mount = nix::sys::statvfs::fstatvfs(&file)
+    let readonly_mount = nix::sys::statvfs::statvfs(SELF)
         .is_ok_and(|fs| fs.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY));
     readonly_mount || has_write_seal()
 }

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat, renameat};
+use nix::fcntl::{OFlag, openat, renameat};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
@@ -180,8 +180,7 @@ impl Folder {
     }
 
     fn at(path: PathBuf) -> Result<Option<Self>> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-        match open(&path, flags, Mode::empty()) {
+        match sys::fs::open_path(&path, OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW) {
             Ok(fd) => Ok(Some(Self { fd, path })),
             Err(Errno::ENOENT) => Ok(None),
             Err(Errno::EACCES) => Err(Errno::EACCES).with_context(|| {
@@ -216,23 +215,25 @@ impl Folder {
         Ok(Some(text))
     }
 
-    /// Writes the record and the text of config.json; each is there whole or not at all.
+    /// Writes the text of config.json and the record, which is there whole or not at all.
     ///
     /// # Errors
     /// When the disk is full or the like.
     pub fn write(&self, record: &Record, config: &[u8]) -> Result<()> {
         let record = serde_json::to_vec(record).context("render the record")?;
-        // The record comes last: with it the container counts as known.
-        for (name, text) in [(CONFIG, config), (STATE, &record)] {
-            let temporary = ".new";
-            let write = || -> std::io::Result<()> {
-                let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC;
-                self.file(temporary, flags)?.write_all(text)?;
-                Ok(renameat(&self.fd, temporary, &self.fd, name)?)
-            };
-            write().with_context(|| format!("write {}", self.path.join(name).display()))?;
-        }
-        Ok(())
+        let temporary = ".new";
+        let write = |name, text: &[u8]| -> Result<()> {
+            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+            let written = self.file(name, flags).map_err(Into::into);
+            written
+                .and_then(|mut file| file.write_all(text))
+                .with_context(|| format!("write {}", self.path.join(name).display()))
+        };
+        write(CONFIG, config)?;
+        write(temporary, &record)?;
+        // With it the container counts as known.
+        renameat(&self.fd, temporary, &self.fd, STATE)
+            .with_context(|| format!("write {}", self.path.join(STATE).display()))
     }
 
     /// The record; none when the runtime was killed before it wrote it.

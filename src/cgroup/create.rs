@@ -4,7 +4,7 @@ use super::node::Node;
 use super::{Cgroup, Hierarchy, Location, Version, open_root, resources, unprivileged};
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 use std::os::fd::AsFd;
 
 /// How often to start over when another runtime removes an empty parent under our hands.
@@ -19,6 +19,14 @@ pub struct Unfinished {
     available: String,
     /// The warnings of [`Location::create`], if that has done it all.
     done: Option<Vec<String>>,
+}
+
+/// A cgroup in which all is as it is to be, but any device may still be used:
+/// [`Cgroup::restrict_devices`].
+#[derive(Debug)]
+pub struct Unrestricted {
+    /// Nobody had it before.
+    new: bool,
 }
 
 impl Location {
@@ -109,24 +117,36 @@ impl Location {
 
 impl Cgroup {
     /// Makes the cgroup in the hierarchies of v1, of which the kernel takes its time for each, and
-    /// applies all limits; warnings as of [`Location::create`].
+    /// applies all limits but the device rules, if these are still to be applied; warnings as of
+    /// [`Location::create`].
     pub fn complete(
         &mut self,
         unfinished: Unfinished,
         resources: Option<&LinuxResources>,
-    ) -> Result<Vec<String>> {
+    ) -> Result<(Option<Unrestricted>, Vec<String>)> {
         let Unfinished { mut new, available, done } = unfinished;
         if let Some(warnings) = done {
-            return Ok(warnings);
+            return Ok((None, warnings));
         }
         let mut complete = || {
             if !self.location.is_unified() {
                 new &= self.make_in(Version::V1, &mut Vec::new())?;
                 self.check_not_frozen()?;
             }
-            self.apply_all(resources, &available, new)
+            self.apply_limits_at_last(resources, &available)
         };
-        complete().with_context(|| self.cannot_make())
+        let warnings = complete().with_context(|| self.cannot_make())?;
+        Ok((Some(Unrestricted { new }), warnings))
+    }
+
+    /// Applies the device rules after [`Cgroup::complete`], before a program may run in the cgroup.
+    pub fn restrict_devices(
+        &self,
+        unrestricted: &Unrestricted,
+        resources: Option<&LinuxResources>,
+    ) -> Result<()> {
+        self.apply_devices(device_rules(resources), unrestricted.new)
+            .with_context(|| self.cannot_make())
     }
 
     fn cannot_make(&self) -> String {
@@ -171,7 +191,9 @@ impl Cgroup {
     ) -> Result<Vec<String>> {
         let available = self.open_unified(resources)?;
         self.check_not_frozen()?;
-        self.apply_all(resources, &available, new)
+        let warnings = self.apply_limits_at_last(resources, &available)?;
+        self.apply_devices(device_rules(resources), new)?;
+        Ok(warnings)
     }
 
     /// Opens the cgroup of v2, if there is one, and enables its controllers; returns them.
@@ -183,11 +205,11 @@ impl Cgroup {
         }
     }
 
-    fn apply_all(
+    /// Applies all limits, if need be when the files for them have come; returns warnings.
+    fn apply_limits_at_last(
         &mut self,
         resources: Option<&LinuxResources>,
         available: &str,
-        new: bool,
     ) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
         let mut applied = self.apply_limits(resources, available, &mut warnings);
@@ -197,9 +219,6 @@ impl Cgroup {
             applied = self.apply_limits(resources, available, &mut warnings);
         }
         applied?;
-        let rules =
-            resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
-        self.apply_devices(rules, new)?;
         Ok(warnings)
     }
 
@@ -524,4 +543,8 @@ impl Cgroup {
             "{property} needs the cgroup controller {controller:?}, which is not available here: {why}"
         )
     }
+}
+
+fn device_rules(resources: Option<&LinuxResources>) -> &[LinuxDeviceCgroup] {
+    resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default()
 }

@@ -41,12 +41,12 @@ mod unit_properties;
 mod v1;
 mod v2;
 
+use crate::sys::fs::open_path;
 use anyhow::{Context, Result, bail, ensure};
 pub use create::Unfinished;
 use journal::Journal;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open};
-use nix::sys::stat::Mode;
+use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use node::Node;
 pub use node::ROOT;
@@ -228,6 +228,14 @@ impl Location {
             let path = hierarchy.path(&self.path, self.path.len());
             (hierarchy.directory.as_str(), Path::new(ROOT).join(path))
         })
+    }
+
+    /// Removes the cgroup: [`Cgroup::remove`].
+    ///
+    /// # Errors
+    /// All that went wrong, together.
+    pub fn remove(&self) -> Result<()> {
+        Cgroup::handle(self, open_root()?).remove()
     }
 
     /// A handle on the cgroup, whether it exists or not.
@@ -485,8 +493,7 @@ fn components(path: &Path) -> Result<Vec<String>> {
 }
 
 fn open_root() -> Result<OwnedFd> {
-    open(ROOT, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-        .with_context(|| format!("cannot open {ROOT}"))
+    open_path(ROOT, OFlag::O_DIRECTORY).with_context(|| format!("cannot open {ROOT}"))
 }
 
 /// The parent of the caller's own cgroup. The own one holds processes, so that it can't hold

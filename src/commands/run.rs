@@ -62,7 +62,10 @@ pub fn run(root: PathBuf, systemd_cgroup: bool, args: Run) -> Result<i32> {
     let status = supervise::wait(&child.pidfd, &signals, child.console.take(), notify);
     timings::step("the program runs");
     if !args.keep {
-        container.destroy()?;
+        match status {
+            Ok(_) => container.destroy_ended()?,
+            Err(_) => container.destroy()?,
+        }
         timings::step("remove the cgroup and the record");
     }
     status

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use super::Options;
 use crate::channel::{Channel, Message};
 use crate::container::{Container, Status, wait_for_exec};
+use crate::procfs::Proc;
 use crate::security::seccomp;
 use crate::spec::{Config, Process};
 use crate::{console, hooks, log, notify, sys, timings};
@@ -42,7 +43,7 @@ impl Child {
         };
         let agent = container.connect_agent(status, init, self.pid)?;
         if !self.started {
-            self.channel.send(&Message::Start)?;
+            self.say_start(container.proc())?;
         }
         wait_for_exec(&self.channel, agent)?;
         if self.first {
@@ -52,6 +53,12 @@ impl Child {
         Ok(())
     }
 
+    /// Tells it to go on; what it needs for that, it leaves to the parent, who waits for it anyway.
+    pub(super) fn say_start(&self, proc: &Proc) -> Result<()> {
+        let ignored = proc.ignored_signals().context("read which signals are ignored")?;
+        self.channel.send(&Message::Start { ignored })
+    }
+
     /// Tells it to start before it is ready, which saves it a wait: if nobody has anything to do
     /// between the two that could fail, or that the program may not overtake.
     pub(super) fn start_at_once(
@@ -59,6 +66,7 @@ impl Child {
         config: &Config,
         process: &Process,
         options: &Options,
+        proc: &Proc,
     ) -> Result<()> {
         let hooks = &config.hooks;
         let nothing_between = options.pid_file.is_none()
@@ -69,7 +77,7 @@ impl Child {
             && !notify::is_wanted()
             && config.seccomp.as_ref().and_then(seccomp::agent::Listener::of).is_none();
         if options.start_at_once && nothing_between {
-            self.channel.send(&Message::Start)?;
+            self.say_start(proc)?;
             self.started = true;
         }
         Ok(())
@@ -78,8 +86,9 @@ impl Child {
     /// Ends and reaps it after `error`. If it had failed first, its own words say more than what
     /// the parent saw of that.
     pub(super) fn give_up(&self, error: anyhow::Error) -> anyhow::Error {
-        let hung_up = error.downcast_ref::<Errno>() == Some(&Errno::EPIPE);
-        let ended = hung_up || hooks::ends_within(&self.pidfd, Duration::ZERO);
+        // It is on its way out when its end of the channel or its namespaces are gone.
+        let leaving = matches!(error.downcast_ref(), Some(Errno::EPIPE | Errno::ESRCH));
+        let ended = leaving || hooks::ends_within(&self.pidfd, Duration::ZERO);
         let _ = sys::clone::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
         let status = sys::clone::wait_status(self.pidfd.as_fd());
         while ended && let Ok(Some(message)) = self.channel.receive() {

@@ -23,6 +23,7 @@ use crate::spec::mount::{ATTR_RDONLY, Kind};
 use crate::spec::{self, Config};
 use crate::state::{Folder, Init, InitFile, Record};
 use crate::sys::clone::Forked;
+use crate::sys::fs::open_path;
 use crate::{hooks, host, log, namespace, netdev, notify, timings, userns};
 
 /// Where the first process of a container that is started later waits.
@@ -219,7 +220,8 @@ fn accompany(
         let maps = &config.namespaces;
         userns::write_maps("linux", &maps.uid_mappings, &maps.gid_mappings, proc, pid)?;
     }
-    let warnings = cgroup.complete(unfinished, config.resources.as_ref())?;
+    let resources = config.resources.as_ref();
+    let (unrestricted, warnings) = cgroup.complete(unfinished, resources)?;
     warnings.iter().for_each(|warning| log::warning(warning));
     timings::step("make the rest of the cgroup, set its limits");
     place_first(child, cgroup, record, config, proc)?;
@@ -229,21 +231,37 @@ fn accompany(
         // From now on it may be another user's process, which one without privileges can't place.
         child.channel.send(&Message::Mapped(std::mem::take(&mut door)))?;
     }
-    let stat = proc.stat(pid)?.context("the container's init is gone")?;
-    init_file.write(Init { pid, start_time: stat.start_time })?;
-    drop(init_file);
     netdev::move_all(&config.net_devices, pid, &child.pidfd)?;
-    child.channel.send(&Message::Placed(door))?;
-    if let (None, Some(process)) = (gate, &config.process) {
-        child.start_at_once(config, process, options)?;
+    let placed = Message::Placed(door);
+    let rest = || -> Result<()> {
+        if let Some(unrestricted) = unrestricted {
+            cgroup.restrict_devices(&unrestricted, resources)?;
+        }
+        let stat = proc.stat(pid)?.context("the container's init is gone")?;
+        init_file.write(Init { pid, start_time: stat.start_time })?;
+        drop(init_file);
+        // In a user namespace only init may.
+        match config.namespaces.is_new(Ns::Network) && config.namespaces.get(Ns::User).is_none() {
+            true => netdev::loopback_up(&child.pidfd),
+            false => Ok(()),
+        }
+    };
+    match config.hooks.create_container.is_empty() {
+        // Init has enough to do meanwhile.
+        true => child.channel.send(&placed).and_then(|()| rest())?,
+        // They come after all that.
+        false => rest().and_then(|()| child.channel.send(&placed))?,
     }
-    timings::step("put init on record");
+    if let (None, Some(process)) = (gate, &config.process) {
+        child.start_at_once(config, process, options, proc)?;
+    }
+    timings::step("put init on record, set the device rules, bring lo up");
     child.converse(options, &|| runtime_hooks(record, config, pid))?;
     timings::step("wait until init is ready");
     match gate {
         Some(gate) => {
             gate.open()?;
-            child.channel.send(&Message::Start)
+            child.say_start(proc)
         }
         None => Ok(()),
     }
@@ -254,12 +272,7 @@ fn accompany(
 fn clone_init(plan: NewContainer, cgroup: &cgroup::Cgroup) -> Result<(Child, InitFile)> {
     let config = plan.config;
     let namespaces = &config.namespaces;
-    let here = nix::fcntl::open(
-        ".",
-        nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC,
-        nix::sys::stat::Mode::empty(),
-    )
-    .context("open the working directory")?;
+    let here = open_path(".", nix::fcntl::OFlag::empty()).context("open the working directory")?;
     nix::unistd::chdir(&config.rootfs)
         .with_context(|| format!("root.path: change into {}", config.rootfs.display()))?;
     let (channel, theirs) = Channel::pair()?;

@@ -18,9 +18,8 @@ use crate::{cgroup, host, namespace, sys, timings};
 /// The root folder of the process `pid`, which `pidfd` is a descriptor of.
 fn own_root(pidfd: &OwnedFd, pid: i32) -> Result<OwnedFd> {
     use nix::fcntl::OFlag;
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let path = format!("/proc/{pid}/root");
-    let root = nix::fcntl::open(path.as_str(), flags, nix::sys::stat::Mode::empty())
+    let root = sys::fs::open_path(path.as_str(), OFlag::O_DIRECTORY)
         .with_context(|| format!("exec: open {path}"))?;
     // Only now is it certain that the number still meant this process.
     sys::clone::pidfd_send_signal(pidfd.as_fd(), 0).context("exec: the container has ended")?;
@@ -96,7 +95,7 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
     timings::step("clone the process");
     let outcome = place(&child, &cgroup, &container.record, Some(process), proc)
         .and_then(|()| child.channel.send(&Message::Placed(cgroup.door()?)))
-        .and_then(|()| child.start_at_once(config, process, options))
+        .and_then(|()| child.start_at_once(config, process, options, proc))
         .and_then(|()| child.converse(options, &|| Ok(())));
     timings::step("put it into the cgroup, wait until it is ready");
     match outcome {

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::{Mode, fstat, makedev};
+use nix::fcntl::OFlag;
+use nix::sys::stat::{fstat, makedev};
 
 use super::root::{Root, file_type, is_folder};
 use crate::spec::mount::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
+use crate::sys::fs::open_path;
 use crate::sys::mount::{
     FsContext, MountAttr, attach, attach_at, bind_here, clone_tree, set_attr, set_attr_at,
 };
@@ -22,9 +23,7 @@ use crate::sys::mount::{
 /// # Errors
 /// When it is something else.
 pub fn open_null() -> Result<OwnedFd> {
-    let null =
-        open("/dev/null", OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty())
-            .context("open /dev/null")?;
+    let null = open_path("/dev/null", OFlag::O_NOFOLLOW).context("open /dev/null")?;
     let stat = fstat(&null).context("examine /dev/null")?;
     ensure!(
         file_type(&stat) == libc::S_IFCHR && stat.st_rdev == makedev(1, 3),

@@ -16,12 +16,12 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use nix::fcntl::{AT_FDCWD, OFlag, open};
-use nix::sys::stat::Mode;
+use nix::fcntl::{AT_FDCWD, OFlag};
 use oci_spec::runtime::LinuxNamespaceType;
 
 use crate::spec::Config;
 use crate::spec::mount::ATTR_RDONLY;
+use crate::sys::fs::open_path;
 use crate::sys::mount::{MountAttr, attach, clone_tree, pivot_here, set_attr};
 use root::Root;
 
@@ -37,17 +37,17 @@ use root::Root;
 /// Names the step.
 pub fn take_current_folder(config: &Config) -> Result<Root> {
     if !config.namespaces.is_new(LinuxNamespaceType::Mount) {
-        return open_path(".").map(Root::new).context("open root.path");
+        return open_path(".", OFlag::O_DIRECTORY).map(Root::new).context("open root.path");
     }
     // Mounts of the host may come in, none may go out, unless the container asked for neither.
     let private = config.rootfs_propagation.is_some_and(|p| p.flag == libc::MS_PRIVATE);
     let propagation = if private { libc::MS_PRIVATE } else { libc::MS_SLAVE };
-    let host_root = open_path("/").context("open the host's root")?;
+    let host_root = open_path("/", OFlag::O_DIRECTORY).context("open the host's root")?;
     let attr = MountAttr { propagation, ..MountAttr::default() };
     set_attr(&host_root, attr, true).context(
         "linux.rootfsPropagation: detach mount events from the host's (is / a mount point?)",
     )?;
-    let here = open_path(".").context("open root.path")?;
+    let here = open_path(".", OFlag::O_DIRECTORY).context("open root.path")?;
     let tree = clone_tree(&here, "", true).context("root.path: make a mount of it")?;
     attach(&tree, &here).context("root.path: attach its mount")?;
     Ok(Root::new(tree))
@@ -65,15 +65,11 @@ pub fn attach_in_host(rootfs: &Path, target: &Path) -> Result<OwnedFd> {
     // Without this the container's mounts would appear wherever the root is mounted from.
     let attr = MountAttr { propagation: libc::MS_PRIVATE, ..MountAttr::default() };
     set_attr(&tree, attr, true).context("root.path: detach mount events from the host's")?;
-    let here = open(target, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-        .with_context(|| format!("open {}", target.display()))?;
+    let here =
+        open_path(target, OFlag::empty()).with_context(|| format!("open {}", target.display()))?;
     attach(&tree, &here)
         .with_context(|| format!("root.path: attach its mount to {}", target.display()))?;
     Ok(tree)
-}
-
-fn open_path(path: &str) -> nix::Result<OwnedFd> {
-    open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
 /// Makes the root the root of this mount namespace and lets go of the host's.
@@ -90,7 +86,7 @@ pub fn pivot(root: &Root, config: &Config, no_pivot: bool) -> Result<()> {
             return Ok(());
         }
     } else if no_pivot {
-        let host_root = open_path("/").context("open the host's root")?;
+        let host_root = open_path("/", OFlag::O_DIRECTORY).context("open the host's root")?;
         attach(root, &host_root).context("--no-pivot: move the root filesystem onto /")?;
         nix::unistd::chroot(".").context("--no-pivot: chroot into the root filesystem")?;
         nix::unistd::chdir("/").context("--no-pivot: change into the new root")?;

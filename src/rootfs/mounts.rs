@@ -16,7 +16,9 @@ use super::{copy_up, mask};
 use crate::cgroup;
 use crate::procfs::Proc;
 use crate::spec::mount::{ATTR_RDONLY, Kind, Mount, Propagation};
-use crate::sys::mount::{FsContext, MountAttr, attach, bind_here, clone_tree, set_attr, set_label};
+use crate::sys::mount::{
+    FsContext, HERE, MountAttr, attach, bind_here, clone_tree, mount_here, set_attr, set_label,
+};
 
 /// What the mounts need to know beside the root.
 pub struct Surroundings<'a> {
@@ -166,8 +168,42 @@ fn set_parameters(fs: &FsContext, name: &str, data: &[(CString, Option<CString>)
     Ok(())
 }
 
+/// Makes a plain mount in a new `/dev` in two calls instead of the ten that configure and attach it
+/// by descriptor. Whether it has: if not, for whatever reason, [`filesystem`] does it or says why not.
+fn in_dev(root: &mut Root, mount: &Mount) -> bool {
+    let Kind::Filesystem { fstype, source, data, copy_up: false } = &mount.kind else {
+        return false;
+    };
+    let plain = mount.attr.set & !HERE == 0
+        && mount.recursive_attr == MountAttr::default()
+        && mount.propagation.is_none()
+        && matches!(fstype.as_bytes(), b"tmpfs" | b"devpts" | b"mqueue");
+    let Some(options) = one_line(data).filter(|_| plain) else { return false };
+    root.enter_new_in_dev(&mount.destination)
+        .is_some_and(|name| mount_here(fstype, source, name, mount.attr.set, &options).is_ok())
+}
+
+/// Options as mount(2) takes them, unless one has a comma in it or they are too long for its page.
+fn one_line(data: &[(CString, Option<CString>)]) -> Option<CString> {
+    const PAGE: usize = 4096;
+    let option = |(key, value): &(CString, Option<CString>)| match value {
+        Some(value) => [key.as_bytes(), value.as_bytes()].join(&b'='),
+        None => key.as_bytes().to_vec(),
+    };
+    let options: Vec<_> = data.iter().map(option).collect();
+    let fits = options.iter().all(|option| !option.contains(&b','));
+    CString::new(options.join(&b',')).ok().filter(|line| fits && line.count_bytes() < PAGE)
+}
+
 fn filesystem(root: &mut Root, mount: &Mount, label: Option<&CStr>) -> Result<Option<OwnedFd>> {
     let Kind::Filesystem { fstype, source, data, copy_up } = &mount.kind else { return Ok(None) };
+    if label.is_none() && in_dev(root, mount) {
+        return Ok(None);
+    }
+    if !is_own(fstype.as_bytes()) {
+        // Relative paths in options (overlay's) start at the root.
+        nix::unistd::fchdir(&*root).context("change into the root")?;
+    }
     let name = fstype.to_string_lossy();
     // The kernel's own interfaces must be where everybody expects them.
     let target = match fstype.as_bytes() {
@@ -247,7 +283,12 @@ fn forbidden(fstype: &[u8]) -> &'static str {
 /// Filesystems without a device, where read-only is a matter of the mount alone: their
 /// superblock may be shared with the host's.
 fn is_pseudo(fstype: &[u8]) -> bool {
-    matches!(fstype, b"proc" | b"sysfs" | b"tmpfs" | b"devpts" | b"mqueue" | b"overlay")
+    is_own(fstype) || fstype == b"overlay"
+}
+
+/// Filesystems of the kernel's own, none of whose options is a path.
+fn is_own(fstype: &[u8]) -> bool {
+    matches!(fstype, b"proc" | b"sysfs" | b"tmpfs" | b"devpts" | b"mqueue")
 }
 
 /// Whether SELinux lets a mount of this filesystem say the label of its files: those of the
@@ -319,9 +360,7 @@ fn cgroups(root: &Root, mount: &Mount, around: &Surroundings) -> Result<()> {
         };
         show().with_context(|| format!("show the cgroup of {name}"))?;
     }
-    set_attributes(&top, mount, true)?;
-    // Relative paths in options of later mounts (overlay's) start at the root.
-    nix::unistd::fchdir(root).context("change back into the root")
+    set_attributes(&top, mount, true)
 }
 
 fn unified_cgroups(mount: &Mount, target: &OwnedFd, around: &Surroundings) -> Result<()> {

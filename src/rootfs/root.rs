@@ -147,10 +147,7 @@ impl Root {
     /// Makes `path`, if it is a name in a new `/dev` that is not there yet.
     fn new_in_dev(&self, path: &Path, kind: TargetKind) -> Option<OwnedFd> {
         let dev = self.dev.borrow();
-        let (dev, name) = (dev.as_ref()?, path.file_name()?);
-        if path.parent() != Some(Path::new(DEV)) {
-            return None;
-        }
+        let (dev, name) = (dev.as_ref()?, name_in_dev(path)?);
         match kind {
             TargetKind::Folder => mkdirat(dev, name, mode(0o755)),
             TargetKind::File => mknodat(dev, name, SFlag::S_IFREG, mode(0o644), 0),
@@ -158,6 +155,16 @@ impl Root {
         .ok()?;
         let resolve = Resolve::NO_SYMLINKS | Resolve::BENEATH;
         openat2(dev, name, OFlag::O_PATH, 0, resolve).ok()
+    }
+
+    /// Makes a folder at `path`, if it is a name in a new `/dev` that is not there yet, and goes to
+    /// that `/dev`: nobody else can exchange this name, so it may be mounted on by name. A mount
+    /// elsewhere has the working directory where it was left.
+    pub fn enter_new_in_dev<'a>(&mut self, path: &'a Path) -> Option<&'a OsStr> {
+        let (dev, name) = (self.dev.get_mut().as_ref()?, name_in_dev(path)?);
+        mkdirat(dev, name, mode(0o755)).ok()?;
+        nix::unistd::fchdir(dev).ok()?;
+        Some(name)
     }
 
     /// Like [`Root::mount_target`] for a folder that no link may lead to: a `/proc` that is a
@@ -287,6 +294,10 @@ impl AsFd for Root {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+fn name_in_dev(path: &Path) -> Option<&OsStr> {
+    path.file_name().filter(|_| path.parent() == Some(Path::new(DEV)))
 }
 
 /// `openat2` takes `.` for the root itself.

@@ -4,7 +4,8 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::NixPath;
-use nix::fcntl::OFlag;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sys::stat::Mode;
 
 use super::{check, check_fd};
 
@@ -23,6 +24,16 @@ bitflags::bitflags! {
         /// Treat the starting folder as the root.
         const IN_ROOT = 0x10;
     }
+}
+
+/// `open(2)` with `O_PATH`. Always close-on-exec.
+///
+/// # Errors
+/// Those of `open(2)`.
+pub fn open_path<P: ?Sized + NixPath>(path: &P, flags: OFlag) -> nix::Result<OwnedFd> {
+    let flags = flags | OFlag::O_PATH | OFlag::O_CLOEXEC;
+    // Some libc's open calls fcntl(2) as well, for kernels that knew no O_CLOEXEC.
+    openat(AT_FDCWD, path, flags, Mode::empty())
 }
 
 /// Opens `path` below `dir` as `openat2(2)` does. Always close-on-exec.

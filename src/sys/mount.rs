@@ -110,6 +110,27 @@ pub fn bind_here(
     mount(Some(source), name, None::<&str>, flags, None::<&str>)
 }
 
+/// `mount(2)`: a new filesystem at `name`, from the working directory; as [`bind_here`] as to links
+/// and calls. `attributes`: those of `MOUNT_ATTR_*` in [`HERE`]; `options` as in fstab(5).
+///
+/// # Errors
+/// Those of `mount(2)`; what the filesystem itself has to say, only [`FsContext`] tells.
+pub fn mount_here(
+    fstype: &CStr,
+    source: &CStr,
+    name: &(impl NixPath + ?Sized),
+    attributes: u64,
+    options: &CStr,
+) -> nix::Result<()> {
+    use nix::mount::{MsFlags, mount};
+    // These have the same values in both interfaces.
+    let flags = MsFlags::from_bits_truncate((attributes & HERE) as libc::c_ulong);
+    mount(Some(source), name, Some(fstype), flags, Some(options))
+}
+
+/// The attributes of [`mount_here`].
+pub const HERE: u64 = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+
 /// `mount_setattr(2)` on the mount that `mount` refers to.
 ///
 /// # Errors
@@ -280,7 +301,7 @@ pub fn set_label(mount: impl AsFd, label: &CStr) -> nix::Result<()> {
 /// # Errors
 /// `EINVAL` when the folder is no mount point or the root is the initramfs.
 pub fn pivot_here() -> nix::Result<()> {
-    let old = nix::fcntl::open("/", nix::fcntl::OFlag::O_PATH, nix::sys::stat::Mode::empty())?;
+    let old = super::fs::open_path("/", nix::fcntl::OFlag::empty())?;
     // SAFETY: both paths are NUL-terminated literals.
     check(unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) })?;
     // The old root is now stacked on the new one: step onto it and take it away.

@@ -1,17 +1,26 @@
 //! The one thing that a fresh network namespace needs.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::check;
 
-/// Brings the loopback interface of the current network namespace up (netdevice(7)).
+/// A socket for requests about the devices of the current network namespace. It stays in that
+/// namespace, wherever its owner goes.
+///
+/// # Errors
+/// Those of `socket(2)`.
+pub fn control_socket() -> nix::Result<OwnedFd> {
+    socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+}
+
+/// Brings the loopback interface of the network namespace of `socket`, a [`control_socket`], up
+/// (netdevice(7)).
 ///
 /// # Errors
 /// `EPERM` without `CAP_NET_ADMIN` in that namespace.
-pub fn loopback_up() -> nix::Result<()> {
-    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+pub fn loopback_up(socket: &OwnedFd) -> nix::Result<()> {
     // SAFETY: all-zero is a valid struct ifreq.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (slot, byte) in request.ifr_name.iter_mut().zip(b"lo") {

@@ -322,6 +322,20 @@ fn masked_paths_show_nothing() {
     assert_eq!(outcomes[5], "ENOENT");
 }
 
+/// While its cgroups are made, a container hides what has nothing to do with the last mount.
+#[test]
+fn what_is_above_or_below_the_last_mount_is_masked_after_it() {
+    for masked in ["/sys/fs", "/sys/fs/cgroup"] {
+        let mut sandbox = Sandbox::new("overmount");
+        let destination = "/sys/fs/cgroup";
+        let cgroups = json!({"destination": destination, "type": "cgroup", "options": ["ro"]});
+        sandbox.mount(cgroups);
+        sandbox.config["linux"]["maskedPaths"] = json!(["/proc/keys", masked]);
+        let outcomes = sandbox.attempt(&["read /proc/keys", &format!("count {masked}")]);
+        assert_eq!(outcomes, ["ok ", "ok 0"], "{masked}");
+    }
+}
+
 #[test]
 fn read_only_paths_can_be_read_but_not_written() {
     let mut sandbox = Sandbox::new("ropaths");

@@ -145,6 +145,24 @@ fn create_container_sees_the_hosts_paths_and_start_container_the_containers() {
 }
 
 #[test]
+fn create_container_hooks_find_the_container_on_record_and_its_loopback_up() {
+    let mut sandbox = Sandbox::with_script("settled", "exit 0");
+    let (found, init) = (sandbox.dir.join("found"), sandbox.root().join(&sandbox.id).join("init"));
+    let script = format!(
+        "grep -c ' ' {} >{1}; grep -c 127.0.0.1 /proc/self/net/fib_trie >>{1}",
+        init.display(),
+        found.display()
+    );
+    sandbox.config["hooks"]["createContainer"] = json!([
+        {"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"]}
+    ]);
+    sandbox.run().ok();
+    let found = fs::read_to_string(found).unwrap();
+    let lines: Vec<_> = found.lines().collect();
+    assert!(matches!(lines[..], ["1", up] if up != "0"), "{found:?}");
+}
+
+#[test]
 fn create_runtime_hooks_can_reach_the_containers_network_namespace() {
     // What libnetwork's prestart hook does by the pid it reads.
     let mut sandbox =

@@ -24,13 +24,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::OFlag;
 use nix::sys::socket::sockopt::SendTimeout;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg,
     setsockopt, socket,
 };
-use nix::sys::stat::Mode;
 use nix::sys::time::{TimeVal, TimeValLike};
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction as Action};
 use serde_json::{Value, json};
@@ -92,7 +91,7 @@ impl Listener {
         // An agent that hangs must not hang everybody.
         setsockopt(&stream, SendTimeout, &TimeVal::seconds(PATIENCE))?;
         // By a descriptor: paths may be longer than an address has room for.
-        let file = open(&self.path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        let file = sys::fs::open_path(&self.path, OFlag::empty())?;
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         connect(stream.as_raw_fd(), &UnixAddr::new(path.as_str())?)?;
         Ok(stream)
