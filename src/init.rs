@@ -3,13 +3,15 @@
 //! Runs in the child. Everything it needs was loaded and checked before the clone and came with
 //! it; everything it can't do itself the parent does, over the channel.
 
+mod mounting;
+
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::SigSet;
 use oci_spec::runtime::LinuxNamespaceType as Ns;
 
@@ -18,7 +20,6 @@ use crate::container::{Status, state_json};
 use crate::procfs::Proc;
 use crate::rootfs::{self, devices, mask, mounts, root::Root};
 use crate::security::seccomp;
-use crate::spec::mount::Kind;
 use crate::spec::{Config, Hook, MemoryPolicy, Process};
 use crate::state::{InitFile, Record};
 use crate::sys::clone::exit_now;
@@ -127,7 +128,7 @@ fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>>
     }
     if plan.record.cgroup.is_unit() {
         // systemd makes the cgroup only now, and nothing is to be done outside of it.
-        take_place(channel)?;
+        mounting::take_place(channel)?;
     }
     if user {
         become_root()?;
@@ -146,7 +147,7 @@ fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>>
     let null = mask::open_null()?;
     set_names(config)?;
     timings::step("start a session, set the names");
-    let (root, hidden) = mount_all(plan, channel, &null)?;
+    let (root, hidden) = mounting::mount_all(plan, channel, &null)?;
     if let Some(process) = plan.common.process {
         // Engines leave it to the runtime to make a working directory that the image lacks.
         root.folder(&process.cwd).context("process.cwd")?;
@@ -156,8 +157,7 @@ fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>>
     run_hooks_before_pivot(plan, channel, mask)?;
     timings::step("wait for hooks before the pivot");
     if !hidden {
-        // Still before the pivot: the host's null device can be attached only while it is in sight.
-        hide(&root, config, &null)?;
+        mounting::hide(&root, config, &null)?;
     }
     rootfs::pivot(&root, config, plan.no_pivot)?;
     apply_sysctl(config, plan.common.proc)?;
@@ -168,14 +168,6 @@ fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>>
 /// The program inherits what is blocked; nothing is to be.
 fn unblock_signals() -> Result<()> {
     SigSet::empty().thread_set_mask().context("unblock signals")
-}
-
-/// Waits until there are cgroups to be in, and goes into those of v1 by itself.
-fn take_place(channel: &Channel) -> Result<()> {
-    match channel.next()? {
-        Message::Placed(door) => cgroup::enter(&door),
-        other => bail!("channel: expected Placed, got {other:?}"),
-    }
 }
 
 /// Waits for the word to go on. What the caller ignores is no longer ignored then: the program would
@@ -218,108 +210,6 @@ fn set_names(config: &Config) -> Result<()> {
         sys::process::setdomainname(name).with_context(|| format!("domainname: set {name:?}"))?;
     }
     Ok(())
-}
-
-fn hide(root: &Root, config: &Config, null: &OwnedFd) -> Result<()> {
-    mask::make_readonly(root, &config.readonly_paths)?;
-    timings::step("make linux.readonlyPaths read-only");
-    mask::mask(root, &config.masked_paths, null, config.mount_label.as_deref())?;
-    timings::step("mask linux.maskedPaths");
-    Ok(())
-}
-
-/// Whether a last mount, one of cgroups at its usual place, makes no difference for [`hide`]: if that
-/// is about entries of the container's own procfs and sysfs, and no hook is to come before it.
-fn may_hide_early(root: &Root, config: &Config) -> bool {
-    let hooks = &config.hooks;
-    hooks.prestart.is_empty()
-        && hooks.create_runtime.is_empty()
-        && hooks.create_container.is_empty()
-        && config.readonly_paths.iter().chain(&config.masked_paths).all(|path| {
-            root.interface_entry(path).is_some() && !Path::new(cgroup::ROOT).starts_with(path)
-        })
-}
-
-/// Makes all mounts and the devices. Returns the root, and whether [`hide`] was called for it.
-fn mount_all(plan: &mut NewContainer, channel: &Channel, null: &OwnedFd) -> Result<(Root, bool)> {
-    let (config, record) = (plan.config, plan.record);
-    // Mounts shared with the host must be opened while they still are.
-    if mounts::any_shared(&config.mounts, plan.common.proc)? {
-        for (mount, source) in config.mounts.iter().zip(&mut plan.sources) {
-            if source.is_none() && mounts::is_shared(mount) {
-                *source = mounts::open_source(mount)?;
-            }
-        }
-    }
-    let mut root = match plan.root.take() {
-        Some(tree) => Root::new(tree),
-        None => rootfs::take_current_folder(config)?,
-    };
-    timings::step("take the root filesystem");
-    let around = mounts::Surroundings {
-        cgroup: &record.cgroup,
-        cgroup_namespace: config.namespaces.get(Ns::Cgroup).is_some(),
-        user_namespace: config.namespaces.get(Ns::User).is_some(),
-        label: config.mount_label.as_deref(),
-    };
-    let (mut placed, mut hidden) = (false, false);
-    let mut late = Vec::new();
-    let joined = config.namespaces.get(Ns::Mount).is_some_and(|ns| ns.path.is_some());
-    let mut without_devices = !joined && !mounts::has_host_dev(&config.mounts);
-    let mut make_devices = |root: &Root| {
-        if std::mem::take(&mut without_devices) {
-            let bind = config.namespaces.get(Ns::User).is_some();
-            devices::make_all(root, &config.devices, bind)?;
-            timings::step("make the devices");
-        }
-        anyhow::Ok(())
-    };
-    for (index, (mount, source)) in config.mounts.iter().zip(&mut plan.sources).enumerate() {
-        // The parent makes the cgroups of v1 meanwhile, which takes long. A mount of cgroup v2 shows
-        // the tree from where this process is, and what is copied from the image is to be charged to
-        // the container: its size is the image's choice.
-        let waits = matches!(mount.kind, Kind::Cgroup | Kind::Filesystem { copy_up: true, .. });
-        if !placed && waits {
-            if index + 1 == config.mounts.len() && mount.destination == Path::new(cgroup::ROOT) {
-                // It covers none of them, and there is time.
-                make_devices(&root)?;
-                hidden = may_hide_early(&root, config);
-                if hidden {
-                    hide(&root, config, null)?;
-                }
-            }
-            enter_cgroup_namespace(config, record, channel)?;
-            timings::step("wait until init is in its cgroup");
-            placed = true;
-        }
-        late.extend(mounts::make(&mut root, mount, source.take(), &around)?);
-        timings::done(|| format!("mount {}", mount.destination.display()).into());
-    }
-    make_devices(&root)?;
-    late.iter().try_for_each(mounts::make_readonly)?;
-    if !placed {
-        enter_cgroup_namespace(config, record, channel)?;
-        timings::step("wait until init is in its cgroup");
-    }
-    Ok((root, hidden))
-}
-
-fn enter_cgroup_namespace(config: &Config, record: &Record, channel: &Channel) -> Result<()> {
-    if !record.cgroup.is_unit() {
-        take_place(channel)?;
-    }
-    match config.namespaces.get(Ns::Cgroup).map(|namespace| &namespace.path) {
-        Some(Some(path)) => namespace::join(Ns::Cgroup, path)?,
-        Some(None) => {
-            unshare(CloneFlags::CLONE_NEWCGROUP).context("linux.namespaces (cgroup): make it")?;
-        }
-        None => {}
-    }
-    // The launcher's binding to processors is not the container's.
-    match sys::process::reset_affinity() {
-        Ok(()) | Err(nix::errno::Errno::EINVAL) => Ok(()),
-        Err(errno) => Err(errno).context("allow all processors of the cgroup"),
-    }
 }
 
 fn set_up_console(plan: &NewContainer, root: &Root, channel: &Channel) -> Result<Option<OwnedFd>> {
@@ -383,7 +273,7 @@ fn join(
     channel: &Channel,
 ) -> Result<Option<OwnedFd>> {
     unblock_signals()?;
-    take_place(channel)?;
+    mounting::take_place(channel)?;
     if !flags.is_empty() {
         setns(target, flags).context("exec: join the container's namespaces")?;
     }

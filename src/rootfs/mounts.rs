@@ -24,6 +24,9 @@ use crate::sys::mount::{
 pub struct Surroundings<'a> {
     /// The container's cgroup.
     pub cgroup: &'a cgroup::Location,
+    /// Returns when this process is in it, which a mount of cgroups shows, and to which files are
+    /// charged.
+    pub in_cgroup: &'a dyn Fn() -> Result<()>,
     /// Whether the container has a cgroup namespace, so that it can't see other cgroups.
     pub cgroup_namespace: bool,
     /// Whether it has a user namespace.
@@ -86,7 +89,13 @@ pub fn make(
             };
             bind(root, mount, &tree.context("a bind mount without a source")?).map(|()| None)
         }
-        Kind::Filesystem { .. } => filesystem(root, mount, around.label),
+        Kind::Filesystem { copy_up, .. } => {
+            if *copy_up {
+                // Its size is the image's choice.
+                (around.in_cgroup)()?;
+            }
+            filesystem(root, mount, around.label)
+        }
         Kind::Cgroup => cgroups(root, mount, around).map(|()| None),
         Kind::Remount { data, mount_only } => {
             remount(root, mount, data, *mount_only).map(|()| None)
@@ -327,6 +336,7 @@ fn reconfigure(target: &OwnedFd, data: &[(CString, Option<CString>)]) -> Result<
 fn cgroups(root: &Root, mount: &Mount, around: &Surroundings) -> Result<()> {
     let target = root.unlinked_folder(&mount.destination)?;
     if around.cgroup.is_unified() {
+        (around.in_cgroup)()?;
         return unified_cgroups(mount, &target, around);
     }
     // A tmpfs with one folder for each hierarchy, each showing the container's own cgroup.
@@ -340,10 +350,14 @@ fn cgroups(root: &Root, mount: &Mount, around: &Surroundings) -> Result<()> {
     let readonly = mount.attr.set & ATTR_RDONLY;
     let top = fs.mount(mount.attr.set & !readonly).context("mount it")?;
     attach(&top, &target).context("attach the mount")?;
+    for (name, _) in around.cgroup.v1_paths() {
+        mkdirat(&top, name, Mode::from_bits_truncate(0o755))
+            .with_context(|| format!("make the folder of {name}"))?;
+    }
+    (around.in_cgroup)()?;
     nix::unistd::fchdir(&top).context("change into it")?;
     for (name, path) in around.cgroup.v1_paths() {
         let show = || -> Result<()> {
-            mkdirat(&top, name, Mode::from_bits_truncate(0o755))?;
             let shown = match bind_here(path.as_path(), name, false) {
                 // A container without a cgroup of its own is in the caller's.
                 Err(Errno::ENOENT | Errno::EACCES) => {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::skip;
-use crate::support::Sandbox;
+use crate::support::{Sandbox, host};
 
 #[test]
 fn programs_manual_pages_and_completions() {
@@ -14,15 +14,10 @@ fn programs_manual_pages_and_completions() {
     }
     let sandbox = Sandbox::new("install");
     let to = sandbox.dir.join("to");
-    let make = Command::new("make")
-        .arg("-C")
-        .arg(project)
-        .arg("install")
-        .env_remove("MAKEFLAGS")
-        .arg(format!("DESTDIR={}", to.display()))
-        .arg("PREFIX=/usr")
-        .output()
-        .unwrap();
+    let mut make = Command::new("make");
+    make.arg("-C").arg(project).arg("install").env_remove("MAKEFLAGS");
+    make.arg(format!("DESTDIR={}", to.display())).arg("PREFIX=/usr");
+    let make = host().output(&mut make).unwrap();
     assert!(make.status.success(), "{}", String::from_utf8_lossy(&make.stderr));
     let usr = to.join("usr");
     expect_pages(&usr, "ultari", 8, &["create"]);
@@ -36,14 +31,16 @@ fn programs_manual_pages_and_completions() {
             _{program} {program} {typed} {program}
             echo ${{COMPREPLY[*]}}"
         );
-        let bash = Command::new("bash").args(["-c", &script]).current_dir(&usr).output().unwrap();
+        let mut bash = Command::new("bash");
+        let bash = host().output(bash.args(["-c", &script]).current_dir(&usr)).unwrap();
         assert_eq!(String::from_utf8_lossy(&bash.stdout), format!("{commands}\n"));
     }
 }
 
 /// Each command that `--help` names has its page.
 fn expect_pages(usr: &Path, program: &str, section: u32, some: &[&str]) {
-    let help = Command::new(usr.join("bin").join(program)).arg("--help").output().unwrap();
+    let mut help = Command::new(usr.join("bin").join(program));
+    let help = host().output(help.arg("--help")).unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
     let (_, commands) = help.split_once("Commands:\n").unwrap();
     let (commands, _) = commands.split_once("\n\n").unwrap();

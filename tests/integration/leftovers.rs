@@ -8,7 +8,9 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::skip;
-use crate::support::{HIERARCHIES, Sandbox, bind, marked_processes, set_namespace, wait_until};
+use crate::support::{
+    HIERARCHIES, Sandbox, bind, host, marked_processes, set_namespace, wait_until,
+};
 
 fn mounts() -> Vec<String> {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -286,7 +288,8 @@ fn what_can_not_be_removed_is_told_and_the_id_stays_taken() {
     sandbox.run_detached();
     let record = sandbox.root().join(&sandbox.id).join("state.json");
     let chattr = |flag: &str| {
-        let call = std::process::Command::new("chattr").arg(flag).arg(&record).output();
+        let mut call = std::process::Command::new("chattr");
+        let call = host().output(call.arg(flag).arg(&record));
         call.is_ok_and(|output| output.status.success())
     };
     if !chattr("+i") {

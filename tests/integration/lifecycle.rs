@@ -124,7 +124,8 @@ fn run_forwards_the_first_real_time_signal() {
     let running = sandbox.bundle_call("run").arg(&sandbox.id).spawn();
     wait_until("the shell is ready", || running.stdout().contains("ready"));
     let kill = ["-c", &format!("kill -34 {}", running.pid())];
-    assert!(std::process::Command::new("sh").args(kill).status().unwrap().success());
+    let kill = host().output(std::process::Command::new("sh").args(kill)).unwrap();
+    assert!(kill.status.success(), "{kill:?}");
     running.wait().exits_with(34);
 }
 

@@ -143,7 +143,7 @@ struct Swap(PathBuf);
 
 impl Drop for Swap {
     fn drop(&mut self) {
-        let _ = Command::new("swapoff").arg(&self.0).status();
+        let _ = host().output(Command::new("swapoff").arg(&self.0));
     }
 }
 
@@ -151,7 +151,7 @@ impl Drop for Swap {
 fn swap_is_limited_on_its_own() {
     needs!("memory");
     let Some(area) = std::env::var_os("ULTARI_TEST_SWAP") else { skip!("no swap area to use") };
-    assert!(Command::new("swapon").arg(&area).status().unwrap().success());
+    assert!(host().output(Command::new("swapon").arg(&area)).unwrap().status.success());
     let _swap = Swap(area.into());
     for (swap, action, code) in
         [(40, "alloc 32", 0), (40, "alloc 64", 137), (24, "alloc 32", 137), (-1, "alloc 64", 0)]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -75,10 +75,7 @@ fn run_detached(sandbox: &Sandbox) {
 /// What a command prints.
 #[track_caller]
 fn output(command: &mut Command) -> String {
-    let child = host().spawn(command.stdout(Stdio::piped()));
-    let pid = child.id();
-    let output = child.wait_with_output().unwrap();
-    host().forget(pid);
+    let output = host().output(command).unwrap();
     assert!(output.status.success(), "{command:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }

@@ -182,7 +182,14 @@ fn deliver(channel: &Channel) {
         .and_then(|descriptor| channel.send(&Message::Listener(descriptor)))
         .and_then(|()| channel.expect(&Message::Delivered));
     match delivered {
-        Ok(()) => DELIVERED.store(true, Ordering::Release),
+        Ok(()) => {
+            DELIVERED.store(true, Ordering::Release);
+            // Until the exec: a thread that ends frees memory, and the other would wait for the heap
+            // by a call.
+            loop {
+                std::thread::park();
+            }
+        }
         // The parent is gone or has failed, and says so itself. The other thread may not even be
         // able to exit.
         Err(_) => sys::clone::exit_now(1),

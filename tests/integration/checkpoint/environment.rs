@@ -12,7 +12,7 @@ use super::{
 };
 use crate::namespaces::{Holder, with_user_namespace};
 use crate::skip;
-use crate::support::{HIERARCHIES, Run, Sandbox, bind, set_namespace, wait_until};
+use crate::support::{HIERARCHIES, Run, Sandbox, bind, host, set_namespace, wait_until};
 
 #[test]
 fn mounts_from_outside_come_from_where_the_new_config_says() {
@@ -168,7 +168,8 @@ fn a_scope_of_systemd_is_made_again() {
     assert_eq!(cgroup.trim(), format!("0::/system.slice/{unit}"));
     let limit = fs::read_to_string(format!("/sys/fs/cgroup/system.slice/{unit}/pids.max"));
     assert_eq!(limit.unwrap().trim(), "77");
-    let shown = Command::new("systemctl").args(["is-active", &unit]).output().unwrap();
+    let mut call = Command::new("systemctl");
+    let shown = host().output(call.args(["is-active", &unit])).unwrap();
     assert_eq!(String::from_utf8_lossy(&shown.stdout).trim(), "active");
 }
 

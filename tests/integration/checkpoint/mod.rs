@@ -12,14 +12,14 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::LazyLock;
 
-use crate::support::{Output, Run, Sandbox, wait_until};
+use crate::support::{Output, Run, Sandbox, host, wait_until};
 
 static CRIU: LazyLock<PathBuf> =
     LazyLock::new(|| std::env::var_os("CRIU").map_or("criu".into(), PathBuf::from));
 
 /// Why these tests can't be done here.
 static UNUSABLE: LazyLock<Option<String>> =
-    LazyLock::new(|| match Command::new(&*CRIU).arg("check").output() {
+    LazyLock::new(|| match host().output(Command::new(&*CRIU).arg("check")) {
         Err(error) => Some(format!("{}: {error}", CRIU.display())),
         Ok(output) if output.status.success() => None,
         Ok(output) => {

@@ -3,10 +3,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{LazyLock, Mutex};
 
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -99,15 +99,26 @@ impl Host {
 
     /// Starts a process that the caller waits for.
     pub fn spawn(&self, command: &mut Command) -> Child {
+        // A panic with the lock would poison it, and end the whole run in the next test's drop.
+        self.try_spawn(command).unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"))
+    }
+
+    fn try_spawn(&self, command: &mut Command) -> io::Result<Child> {
         // Held across the start, so that `reap_orphans` can't take the child for an orphan.
         let mut waited_for = self.waited_for.lock().unwrap();
-        let child = command.spawn();
-        if let Ok(child) = &child {
-            waited_for.insert(child.id() as i32);
-        }
-        // Not before: a panic would poison the lock, and end the whole run in the next test's drop.
-        drop(waited_for);
-        child.unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"))
+        let child = command.spawn()?;
+        waited_for.insert(child.id() as i32);
+        Ok(child)
+    }
+
+    /// As [`Command::output`], which `reap_orphans` could take the child from.
+    pub fn output(&self, command: &mut Command) -> io::Result<Output> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = self.try_spawn(command)?;
+        let pid = child.id();
+        let output = child.wait_with_output();
+        self.forget(pid);
+        output
     }
 
     /// To be called when a child of [`Host::spawn`] was waited for.
