@@ -9,6 +9,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
@@ -18,6 +19,18 @@ use crate::sys;
 use crate::sys::mount::MountAttr;
 
 const SELF: &str = "/proc/self/exe";
+/// What the kernel calls a program that is executed by descriptor (execveat(2)).
+const BY_DESCRIPTOR: &str = "/dev/fd/";
+
+/// The mount that the program runs from, if it was sealed at its first instruction.
+static MOUNT: Mutex<Option<OwnedFd>> = Mutex::new(None);
+
+/// Closes the descriptor of the mount that the program runs from. Whoever closes it last waits for a
+/// grace period of RCU, in which the kernel takes the mount down: so a process that has other things
+/// to do keeps it until it hasn't, and one that was forked in between lets go at once.
+pub fn let_go() {
+    drop(MOUNT.lock().ok().and_then(|mut mount| mount.take()));
+}
 
 /// Whether the command line asks for a command that starts a process.
 pub fn wanted(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> bool {
@@ -33,6 +46,7 @@ pub fn wanted(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> bool {
 pub fn ensure(args: &[OsString]) -> Result<()> {
     if is_sealed() {
         sys::process::set_name(c"ultari");
+        keep_mount();
         return Ok(());
     }
     let sealed = match readonly_mount() {
@@ -57,12 +71,20 @@ fn c_strings(strings: impl Iterator<Item = impl AsRef<OsStr>>) -> Result<Vec<CSt
 /// Both signs must be there: executed by descriptor, and from a file that can't be written. A
 /// file on a read-only mount of the host alone will not do, since that may be remounted.
 fn is_sealed() -> bool {
-    if !sys::fs::exec_filename().to_bytes().starts_with(b"/dev/fd/") {
+    if !sys::fs::exec_filename().to_bytes().starts_with(BY_DESCRIPTOR.as_bytes()) {
         return false;
     }
     let readonly_mount = nix::sys::statvfs::statvfs(SELF)
         .is_ok_and(|fs| fs.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY));
     readonly_mount || has_write_seal()
+}
+
+fn keep_mount() {
+    let name = sys::fs::exec_filename().to_str().ok();
+    let number = name.and_then(|name| name.strip_prefix(BY_DESCRIPTOR)?.parse().ok());
+    if let (Some(number), Ok(mut mount)) = (number, MOUNT.lock()) {
+        *mount = sys::fs::left_open(number);
+    }
 }
 
 fn has_write_seal() -> bool {

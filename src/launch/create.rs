@@ -24,7 +24,7 @@ use crate::spec::{self, Config};
 use crate::state::{Folder, Init, InitFile, Record};
 use crate::sys::clone::Forked;
 use crate::sys::fs::open_path;
-use crate::{hooks, host, log, namespace, netdev, notify, timings, userns};
+use crate::{hooks, host, log, namespace, netdev, notify, seal, timings, userns};
 
 /// Where the first process of a container that is started later waits.
 struct OwnGate {
@@ -256,6 +256,7 @@ fn accompany(
         child.start_at_once(config, process, options, proc)?;
     }
     timings::step("put init on record, set the device rules, bring lo up");
+    seal::let_go();
     child.converse(options, &|| runtime_hooks(record, config, pid))?;
     timings::step("wait until init is ready");
     match gate {
@@ -278,6 +279,7 @@ fn clone_init(plan: NewContainer, cgroup: &cgroup::Cgroup) -> Result<(Child, Ini
     let (channel, theirs) = Channel::pair()?;
     match namespace::fork(namespaces, cgroup, plan.common.process, plan.common.proc)? {
         Forked::Child => {
+            seal::let_go();
             drop(channel);
             init::new_container(plan, theirs)
         }

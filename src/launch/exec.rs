@@ -13,7 +13,7 @@ use crate::container::Container;
 use crate::init::{self, Common};
 use crate::spec::Process;
 use crate::sys::clone::Forked;
-use crate::{cgroup, host, namespace, sys, timings};
+use crate::{cgroup, host, namespace, seal, sys, timings};
 
 /// The root folder of the process `pid`, which `pidfd` is a descriptor of.
 fn own_root(pidfd: &OwnedFd, pid: i32) -> Result<OwnedFd> {
@@ -84,6 +84,7 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
             drop(channel);
             // The container's processes see this one as soon as it is in their PID namespace.
             let _ = sys::process::set_dumpable(false);
+            seal::let_go();
             let user = config.namespaces.get(Ns::User).is_some();
             init::joined(&plan, &target, left, user, root, theirs)
         }
@@ -96,6 +97,7 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
     let outcome = place(&child, &cgroup, &container.record, Some(process), proc)
         .and_then(|()| child.channel.send(&Message::Placed(cgroup.door()?)))
         .and_then(|()| child.start_at_once(config, process, options, proc))
+        .inspect(|()| seal::let_go())
         .and_then(|()| child.converse(options, &|| Ok(())));
     timings::step("put it into the cgroup, wait until it is ready");
     match outcome {

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::sys::stat::{fstat, makedev};
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{fstat, fstatat, makedev};
 
 use super::root::{Root, file_type, is_folder};
 use crate::spec::mount::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
@@ -38,7 +38,7 @@ pub fn open_null() -> Result<OwnedFd> {
 /// # Errors
 /// Names the path.
 pub fn mask(root: &Root, paths: &[PathBuf], null: &OwnedFd, label: Option<&CStr>) -> Result<()> {
-    let mut cover = Cover { null, label, empty: None, spare: None };
+    let mut cover = Cover { null, label, empty: None };
     for path in paths {
         let covered = match root.interface_entry(path) {
             Some((mount, name)) => cover.entry(mount, name),
@@ -61,8 +61,6 @@ struct Cover<'a> {
     label: Option<&'a CStr>,
     /// The tmpfs; attached already, copies of it are what is attached next.
     empty: Option<OwnedFd>,
-    /// A copy of `null` that isn't attached yet.
-    spare: Option<OwnedFd>,
 }
 
 impl Cover<'_> {
@@ -74,25 +72,14 @@ impl Cover<'_> {
     }
 
     /// The same by name, for an entry of a procfs or sysfs that is the container's own: nobody
-    /// else can exchange names there. Without a look at what is there: the kernel tells.
+    /// else can exchange names there.
     fn entry(&mut self, mount: &OwnedFd, name: &OsStr) -> Result<()> {
-        let null = match self.spare.take() {
-            Some(null) => null,
-            None => clone_tree(self.null, "", false)?,
-        };
-        match attach_at(&null, mount, name) {
-            Ok(()) => return Ok(()),
-            Err(errno) => {
-                self.spare = Some(null);
-                match errno {
-                    Errno::ENOENT => return Ok(()),
-                    // A folder, then.
-                    Errno::EINVAL | Errno::ENOTDIR => {}
-                    errno => return Err(errno.into()),
-                }
-            }
+        match fstatat(mount, name, AtFlags::empty()) {
+            Ok(stat) if is_folder(&stat) => self.folder(|tree| attach_at(tree, mount, name)),
+            Ok(_) => Ok(attach_at(clone_tree(self.null, "", false)?, mount, name)?),
+            Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(errno.into()),
         }
-        self.folder(|tree| attach_at(tree, mount, name))
     }
 
     /// The same filesystem may be attached many times, a mount only once; and older kernels (before

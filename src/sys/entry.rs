@@ -193,7 +193,8 @@ unsafe fn starts_with(text: usize, start: usize, length: usize) -> bool {
     true
 }
 
-/// Executes the program anew from a detached read-only mount of its file.
+/// Executes the program anew from a detached read-only mount of its file, the descriptor of which it
+/// leaves open: see [`crate::seal::let_go`].
 ///
 /// # Safety
 /// Both lists must end with null.
@@ -203,16 +204,21 @@ unsafe fn seal(argv: usize, envp: usize) {
     let attr = [crate::spec::mount::ATTR_RDONLY, 0, 0, 0];
     let empty = address(b"\0");
     let here = libc::AT_EMPTY_PATH as usize;
-    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as usize;
     let own = address(b"/proc/self/exe\0");
     // SAFETY: all paths end with a zero, `attr` is a struct mount_attr (four u64), and the lists
     // are as execveat(2) wants them.
     unsafe {
-        let file = syscall(libc::SYS_open_tree, [libc::AT_FDCWD as usize, own, flags, 0, 0]);
+        let cwd = libc::AT_FDCWD as usize;
+        let file = syscall(libc::SYS_open_tree, [cwd, own, OPEN_TREE_CLONE, 0, 0]);
         if file < 0 {
             return;
         }
         let file = file as usize;
+        if file <= libc::STDERR_FILENO as usize {
+            // The program is to find that its standard streams are closed.
+            let (set, closed) = (libc::F_SETFD as usize, libc::FD_CLOEXEC as usize);
+            syscall(libc::SYS_fcntl, [file, set, closed, 0, 0]);
+        }
         let attr = (&raw const attr) as usize;
         if syscall(libc::SYS_mount_setattr, [file, empty, here, attr, 32]) == 0 {
             syscall(libc::SYS_execveat, [file, empty, argv, envp, here]);
