@@ -19,8 +19,6 @@ use crate::sys;
 use crate::sys::mount::MountAttr;
 
 const SELF: &str = "/proc/self/exe";
-/// What the kernel calls a program that is executed by descriptor (execveat(2)).
-const BY_DESCRIPTOR: &str = "/dev/fd/";
 
 /// The mount that the program runs from, if it was sealed at its first instruction.
 static MOUNT: Mutex<Option<OwnedFd>> = Mutex::new(None);
@@ -44,9 +42,12 @@ pub fn wanted(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> bool {
 /// # Errors
 /// When `/proc` is not mounted or neither way of sealing works.
 pub fn ensure(args: &[OsString]) -> Result<()> {
+    if let Some(mount) = sys::entry::take_mount() {
+        MOUNT.lock().map_or_else(|_| None, |mut kept| kept.replace(mount));
+        return Ok(());
+    }
     if is_sealed() {
         sys::process::set_name(c"ultari");
-        keep_mount();
         return Ok(());
     }
     let sealed = match readonly_mount() {
@@ -71,20 +72,12 @@ fn c_strings(strings: impl Iterator<Item = impl AsRef<OsStr>>) -> Result<Vec<CSt
 /// Both signs must be there: executed by descriptor, and from a file that can't be written. A
 /// file on a read-only mount of the host alone will not do, since that may be remounted.
 fn is_sealed() -> bool {
-    if !sys::fs::exec_filename().to_bytes().starts_with(BY_DESCRIPTOR.as_bytes()) {
+    if !sys::fs::exec_filename().to_bytes().starts_with(b"/dev/fd/") {
         return false;
     }
     let readonly_mount = nix::sys::statvfs::statvfs(SELF)
         .is_ok_and(|fs| fs.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY));
     readonly_mount || has_write_seal()
-}
-
-fn keep_mount() {
-    let name = sys::fs::exec_filename().to_str().ok();
-    let number = name.and_then(|name| name.strip_prefix(BY_DESCRIPTOR)?.parse().ok());
-    if let (Some(number), Ok(mut mount)) = (number, MOUNT.lock()) {
-        *mount = sys::fs::left_open(number);
-    }
 }
 
 fn has_write_seal() -> bool {

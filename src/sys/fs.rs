@@ -162,21 +162,6 @@ pub fn exec_filename() -> &'static CStr {
     }
 }
 
-/// Adopts the descriptor `number` that the program's first execution left to its second: an `O_PATH`
-/// one that is no standard stream. Close-on-exec from now on.
-pub fn left_open(number: RawFd) -> Option<OwnedFd> {
-    // SAFETY: asks about a number, which need not be that of a descriptor.
-    let flags = unsafe { libc::fcntl(number, libc::F_GETFL) };
-    if number <= libc::STDERR_FILENO || flags < 0 || flags & libc::O_PATH == 0 {
-        return None;
-    }
-    // SAFETY: it is open, nobody else in this program knows of it, and the flag is its own.
-    unsafe {
-        libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC);
-        Some(OwnedFd::from_raw_fd(number))
-    }
-}
-
 /// Borrows the standard stream `number` (0, 1 or 2).
 pub fn standard_stream(number: RawFd) -> std::os::fd::BorrowedFd<'static> {
     // SAFETY: the standard streams stay open for the life of the process.

@@ -1,12 +1,14 @@
 //! CVE-2019-5736: the container writes to the host's file of the runtime through /proc/PID/exe.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::statvfs::FsFlags;
 
 use crate::skip;
 use crate::support::user;
@@ -80,6 +82,54 @@ fn an_entrypoint_that_is_the_runtime_does_not_give_it_away() {
         }
     }
     expect_unharmed(&catcher, &created);
+}
+
+/// The program exchanges its file under itself where it can, and else is executed once more: without
+/// standard input, and with so many descriptors open that a number has three digits.
+///
+/// Shown: with entry::seal and seal::ensure returning at once the files were not on read-only mounts.
+#[test]
+fn nothing_that_the_runtime_is_mapped_from_can_be_written_to() {
+    // dash knows no such numbers.
+    let many = "exec bash -c 'for fd in {3..110}; do eval \"exec $fd</dev/null\"; done; \
+                exec \"$@\"' bash \"$@\"";
+    let some = "exec 3</etc 4</ 5</proc 6</tmp 7</etc/passwd 8</ 9</dev; exec \"$@\"";
+    for (wrapper, again) in
+        [("exec \"$@\"", false), (some, false), ("exec \"$@\" <&-", true), (many, true)]
+    {
+        let sandbox = Sandbox::with_script("mapped", "exec sleep 100");
+        let call = sandbox.bundle_call("run").arg(&sandbox.id).env("MARK", "of the test");
+        let running = call.wrapped(&format!("ulimit -n 200; {wrapper}")).spawn();
+        wait_until("it runs", || sandbox.ultari(["state", &sandbox.id]).stdout.contains("running"));
+        let process = Path::new("/proc").join(running.pid().to_string());
+        let mapped = fs::read_dir(process.join("map_files")).unwrap();
+        let mapped: Vec<_> = mapped.map(|entry| entry.unwrap().path()).collect();
+        assert!(mapped.len() >= 4, "{mapped:?}");
+        for file in mapped.into_iter().chain([process.join("exe")]) {
+            // While it is executed, opening says ETXTBSY in any case.
+            let flags = nix::sys::statvfs::statvfs(&file).unwrap().flags();
+            assert!(flags.contains(FsFlags::ST_RDONLY), "{wrapper}: {}", file.display());
+        }
+        // What else the kernel knows of a process's memory is as it was.
+        let read = |file: &str| fs::read_to_string(process.join(file)).unwrap();
+        assert!(read("cmdline").ends_with(&format!(
+            "run\0--bundle\0{}\0{}\0",
+            sandbox.bundle().display(),
+            sandbox.id
+        )));
+        assert!(read("environ").contains("\0MARK=of the test\0"), "{}", read("environ"));
+        // Executed by descriptor, as AT_EXECFN says.
+        let auxiliary = fs::read(process.join("auxv")).unwrap();
+        let words = auxiliary.chunks(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap()));
+        let words: Vec<_> = words.collect();
+        let name = words.chunks(2).find(|pair| pair[0] == libc::AT_EXECFN).unwrap()[1];
+        let mut path = [0; 8];
+        let memory = fs::File::open(process.join("mem")).unwrap();
+        memory.read_exact_at(&mut path, name).unwrap();
+        assert_eq!(path == *b"/dev/fd/", again, "{wrapper}");
+        sandbox.kill("KILL").ok();
+        running.wait().exits_with(137);
+    }
 }
 
 /// Who can't make mounts has a copy in memory that nobody can write to.
