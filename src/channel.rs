@@ -96,12 +96,13 @@ impl Message {
     }
 
     fn from_parts(tag: u8, text: &[u8], mut fds: Vec<OwnedFd>) -> Result<Self> {
-        match (tag, text.try_into()) {
-            (1, _) => return Ok(Self::Mapped(fds)),
-            (2, _) => return Ok(Self::Placed(fds)),
-            (7, Ok(ignored)) => return Ok(Self::Start { ignored: u64::from_ne_bytes(ignored) }),
+        match tag {
+            1 => return Ok(Self::Mapped(fds)),
+            2 => return Ok(Self::Placed(fds)),
             _ => {}
         }
+        // Whoever comes to the gate may be of a version that says nothing.
+        let ignored = text.try_into().map_or(0, u64::from_ne_bytes);
         let text = || String::from_utf8_lossy(text).into_owned();
         let fd = fds.pop();
         ensure!(fds.is_empty(), "channel: message {tag} makes no sense");
@@ -110,6 +111,7 @@ impl Message {
             (4, None) => Self::HooksDone,
             (5, Some(fd)) => Self::Console(fd),
             (6, None) => Self::Ready,
+            (7, None) => Self::Start { ignored },
             (8, None) => Self::Failed(text()),
             (9, None) => Self::Warning(text()),
             (10, Some(fd)) => Self::Listener(fd),

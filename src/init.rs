@@ -63,6 +63,8 @@ pub struct NewContainer<'a> {
     pub root: Option<OwnedFd>,
     /// Move the root instead of `pivot_root`.
     pub no_pivot: bool,
+    /// The network namespace is new, and nobody else brings its loopback interface up.
+    pub loopback: bool,
     /// Holds the lock that says "not yet executed".
     pub init_file: InitFile,
     /// Where to wait.
@@ -139,7 +141,7 @@ fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>>
         nix::unistd::chdir(&config.rootfs)
             .with_context(|| format!("root.path: change into {}", config.rootfs.display()))?;
     }
-    if user && config.namespaces.is_new(Ns::Network) {
+    if plan.loopback {
         sys::net::control_socket()
             .and_then(|socket| sys::net::loopback_up(&socket))
             .context("linux.namespaces (network): bring its loopback up")?;

@@ -191,6 +191,7 @@ fn plan<'a>(
         no_pivot: options.no_pivot,
         init_file,
         gate,
+        loopback: config.namespaces.is_new(Ns::Network) && !visits_network(config),
         common: Common {
             process: config.process.as_ref(),
             filter,
@@ -201,6 +202,14 @@ fn plan<'a>(
             keyring: keyring(options, &record.id)?,
         },
     })
+}
+
+/// Whether the parent goes into init's new network namespace, to bring its loopback up: where it has
+/// rights over both that and its own, to come back.
+fn visits_network(config: &Config) -> bool {
+    config.namespaces.is_new(Ns::Network)
+        && config.namespaces.get(Ns::User).is_none()
+        && !userns::is_inside()
 }
 
 /// The parent's share of setting up the first process, from its clone until it is ready.
@@ -240,8 +249,7 @@ fn accompany(
         let stat = proc.stat(pid)?.context("the container's init is gone")?;
         init_file.write(Init { pid, start_time: stat.start_time })?;
         drop(init_file);
-        // In a user namespace only init may.
-        match config.namespaces.is_new(Ns::Network) && config.namespaces.get(Ns::User).is_none() {
+        match visits_network(config) {
             true => netdev::loopback_up(&child.pidfd),
             false => Ok(()),
         }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{need_helpers, status};
 use crate::support::user::{NAME, SUBORDINATE, UserNamespace};
-use crate::support::{Json, Sandbox, remove_namespace};
+use crate::support::{Json, Sandbox, remove_namespace, set_namespace};
 
 #[test]
 fn root_in_a_user_namespace_needs_none_for_the_container() {
@@ -46,6 +46,21 @@ fn root_in_a_user_namespace_needs_none_for_the_container() {
     sandbox.delete_forced().ok();
     sandbox.config["linux"]["uidMappings"][0]["hostID"] = json!(70000);
     sandbox.run().fails(1, &["linux.uidMappings", "/proc/self/uid_map"]);
+}
+
+/// Who comes from a network namespace of somebody else's can't come back to it.
+#[test]
+fn loopback_is_up_in_a_network_namespace_made_from_one_of_others() {
+    need_helpers!();
+    let namespace = UserNamespace::new();
+    let mut sandbox = Sandbox::of_user("looped", "cat /proc/net/fib_trie");
+    sandbox.wrapper = Some(namespace.wrapper());
+    remove_namespace(&mut sandbox.config, "user");
+    for maps in ["uidMappings", "gidMappings"] {
+        sandbox.config["linux"].as_object_mut().unwrap().remove(maps);
+    }
+    set_namespace(&mut sandbox.config, "network", None);
+    assert!(sandbox.run().ok().stdout.contains("127.0.0.1"));
 }
 
 #[test]
