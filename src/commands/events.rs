@@ -72,9 +72,10 @@ fn watch(container: &Container, interval: Duration) -> Result<()> {
         }
         if next.is_some_and(|next| next <= Instant::now()) {
             match container.stats() {
+                // These may be the figures of a cgroup that nobody is in any more, or that is being
+                // removed: the next round sees the end.
+                _ if hooks::ends_within(&pidfd, Duration::ZERO) => {}
                 Ok(stats) => print(container, "stats", Some(&stats))?,
-                // Somebody is deleting it: the next round sees its end.
-                Err(_) if hooks::ends_within(&pidfd, Duration::ZERO) => {}
                 Err(error) => log::warning(&format!("{error:#}")),
             }
             next = Instant::now().checked_add(interval);
