@@ -67,6 +67,22 @@ pub fn deserialize<T: serde::de::DeserializeOwned>(value: Value) -> Result<T> {
     })
 }
 
+/// As [`deserialize`], of a value that can be had `again` should it not fit: so its strings are moved
+/// and not copied.
+///
+/// # Errors
+/// As that.
+pub fn deserialize_moved<T: serde::de::DeserializeOwned>(
+    value: Value,
+    again: impl FnOnce() -> Result<Value>,
+) -> Result<T> {
+    check_shape(&value)?;
+    match T::deserialize(value) {
+        Ok(typed) => Ok(typed),
+        Err(_) => deserialize(again()?),
+    }
+}
+
 /// Properties that are objects. The types would take an array for one, by the order of its fields.
 const OBJECTS: [&str; 19] = [
     "root",

@@ -156,20 +156,24 @@ pub fn load(bundle: &Path) -> Result<(Config, Vec<u8>)> {
 /// # Errors
 /// Names the property and what is wrong with it.
 pub fn parse(text: &[u8], bundle: &Path) -> Result<Config> {
-    let mut warnings = Vec::new();
-    let mut value: Value = serde_json::from_slice(text).context("not valid JSON")?;
-    let mut affinity = None;
-    if let Some(process) = value.get_mut("process") {
-        affinity = process::take_affinity(process)?;
-        json::complete_process(process, &mut warnings);
-    }
-    if let Some(linux) = value.get("linux") {
-        intel_rdt::warn_of_old(linux, &mut warnings);
-    }
-    if let Some(resources) = value.pointer_mut("/linux/resources") {
-        json::complete_resources(resources);
-    }
-    let spec: Document = json::deserialize(value)?;
+    let completed = || -> Result<_> {
+        let mut warnings = Vec::new();
+        let mut value: Value = serde_json::from_slice(text).context("not valid JSON")?;
+        let mut affinity = None;
+        if let Some(process) = value.get_mut("process") {
+            affinity = process::take_affinity(process)?;
+            json::complete_process(process, &mut warnings);
+        }
+        if let Some(linux) = value.get("linux") {
+            intel_rdt::warn_of_old(linux, &mut warnings);
+        }
+        if let Some(resources) = value.pointer_mut("/linux/resources") {
+            json::complete_resources(resources);
+        }
+        Ok((value, affinity, warnings))
+    };
+    let (value, affinity, warnings) = completed()?;
+    let spec: Document = json::deserialize_moved(value, || Ok(completed()?.0))?;
     let mut config = convert(&spec, bundle, warnings)?;
     if let Some(process) = &mut config.process {
         process.exec_affinity = affinity;
