@@ -8,11 +8,12 @@
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
 use crate::sys::fs::{Resolve, open_path, openat2};
@@ -42,6 +43,16 @@ impl Proc {
     pub fn open_file(&self, path: &str, flags: OFlag) -> nix::Result<OwnedFd> {
         let resolve = Resolve::BENEATH | Resolve::NO_XDEV | Resolve::NO_MAGICLINKS;
         openat2(&self.0, path, flags, 0, resolve)
+    }
+
+    /// Opens what `file` is a descriptor of once more, with other `flags`: the very same object.
+    ///
+    /// # Errors
+    /// Those of `open(2)`.
+    pub fn reopen(&self, file: impl AsFd, flags: OFlag) -> nix::Result<OwnedFd> {
+        let own = self.open_file("self/fd", OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+        let number = file.as_fd().as_raw_fd().to_string();
+        openat(own, number.as_str(), flags | OFlag::O_CLOEXEC, Mode::empty())
     }
 
     /// Writes `value` to the file `path` in one system call, as procfs files want it.

@@ -37,6 +37,7 @@ pub fn mount_all(
         cgroup_namespace: config.namespaces.get(Ns::Cgroup).is_some(),
         user_namespace: config.namespaces.get(Ns::User).is_some(),
         label: config.mount_label.as_deref(),
+        proc: plan.common.proc,
     };
     let mut hidden = false;
     let mut late = Vec::new();

@@ -33,6 +33,8 @@ pub struct Surroundings<'a> {
     pub user_namespace: bool,
     /// The SELinux context of new filesystems.
     pub label: Option<&'a CStr>,
+    /// The host's procfs.
+    pub proc: &'a Proc,
 }
 
 /// A detached copy of what a bind mount shows.
@@ -94,7 +96,7 @@ pub fn make(
                 // Its size is the image's choice.
                 (around.in_cgroup)()?;
             }
-            filesystem(root, mount, around.label)
+            filesystem(root, mount, around)
         }
         Kind::Cgroup => cgroups(root, mount, around).map(|()| None),
         Kind::Remount { data, mount_only } => {
@@ -204,8 +206,9 @@ fn one_line(data: &[(CString, Option<CString>)]) -> Option<CString> {
     CString::new(options.join(&b',')).ok().filter(|line| fits && line.count_bytes() < PAGE)
 }
 
-fn filesystem(root: &mut Root, mount: &Mount, label: Option<&CStr>) -> Result<Option<OwnedFd>> {
+fn filesystem(root: &mut Root, mount: &Mount, around: &Surroundings) -> Result<Option<OwnedFd>> {
     let Kind::Filesystem { fstype, source, data, copy_up } = &mount.kind else { return Ok(None) };
+    let label = around.label;
     if label.is_none() && in_dev(root, mount) {
         return Ok(None);
     }
@@ -246,7 +249,8 @@ fn filesystem(root: &mut Root, mount: &Mount, label: Option<&CStr>) -> Result<Op
     let now = if late_readonly { mount.attr.set & !ATTR_RDONLY } else { mount.attr.set };
     let tree = fs.mount(now).map_err(|errno| refused(errno, format!("mount the {name}")))?;
     if *copy_up {
-        copy_up::copy(&target, &tree).context("option tmpcopyup: copy the image's content")?;
+        copy_up::copy(&target, &tree, around.proc)
+            .context("option tmpcopyup: copy the image's content")?;
     }
     if let Some(label) = label.filter(|_| fstype.as_bytes() == b"mqueue") {
         set_label(&tree, label).context("linux.mountLabel: label the mqueue")?;
