@@ -22,7 +22,7 @@ use crate::rootfs::{self, root};
 use crate::spec::mount::Kind as MountKind;
 use crate::spec::{self, Config};
 use crate::state::{Init, InitFile};
-use crate::{console, host, launch, log, namespace, sys};
+use crate::{console, host, launch, log, namespace, seal, sys};
 
 /// What `restore` is told.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +53,8 @@ pub struct Restored {
 /// # Errors
 /// With criu's reason; nothing is left behind.
 pub fn restore(bundle: &Path, options: &Options) -> Result<(Container, Restored)> {
+    // Nobody here has anything to do meanwhile.
+    seal::let_go();
     let (mut config, text) = spec::load(bundle)?;
     let id = &options.launch.id;
     checkpoint::check(&config).with_context(|| format!("cannot restore container {id}"))?;

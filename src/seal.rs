@@ -9,7 +9,6 @@ use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
@@ -20,14 +19,14 @@ use crate::sys::mount::MountAttr;
 
 const SELF: &str = "/proc/self/exe";
 
-/// The mount that the program runs from, if it was sealed at its first instruction.
-static MOUNT: Mutex<Option<OwnedFd>> = Mutex::new(None);
-
-/// Closes the descriptor of the mount that the program runs from. Whoever closes it last waits for a
-/// grace period of RCU, in which the kernel takes the mount down: so a process that has other things
-/// to do keeps it until it hasn't, and one that was forked in between lets go at once.
+/// Closes this process's descriptor of the mount that the program runs from, if there is one. The
+/// kernel takes the mount down when nobody has one any more, and only after that no way leads to a
+/// writable one: `mount_setattr(2)` still changes a mount that is detached but whole. So all who
+/// were forked meanwhile must have called this before a container's process can open their file.
+///
+/// Whoever is last waits for a grace period of RCU (0.1 to 0.2 ms).
 pub fn let_go() {
-    drop(MOUNT.lock().ok().and_then(|mut mount| mount.take()));
+    drop(sys::entry::take_mount());
 }
 
 /// Whether the command line asks for a command that starts a process.
@@ -42,8 +41,7 @@ pub fn wanted(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> bool {
 /// # Errors
 /// When `/proc` is not mounted or neither way of sealing works.
 pub fn ensure(args: &[OsString]) -> Result<()> {
-    if let Some(mount) = sys::entry::take_mount() {
-        MOUNT.lock().map_or_else(|_| None, |mut kept| kept.replace(mount));
+    if sys::entry::has_mount() {
         return Ok(());
     }
     if is_sealed() {

@@ -255,16 +255,17 @@ fn accompany(
         }
     };
     match config.hooks.create_container.is_empty() {
-        // Init has enough to do meanwhile.
+        // Init can go on meanwhile.
         true => child.channel.send(&placed).and_then(|()| rest())?,
         // They come after all that.
         false => rest().and_then(|()| child.channel.send(&placed))?,
     }
+    // Before the program may look around; init has enough to do meanwhile.
+    seal::let_go();
     if let (None, Some(process)) = (gate, &config.process) {
         child.start_at_once(config, process, options, proc)?;
     }
     timings::step("put init on record, set the device rules, bring lo up");
-    seal::let_go();
     child.converse(options, &|| runtime_hooks(record, config, pid))?;
     timings::step("wait until init is ready");
     match gate {
@@ -285,6 +286,10 @@ fn clone_init(plan: NewContainer, cgroup: &cgroup::Cgroup) -> Result<(Child, Ini
     nix::unistd::chdir(&config.rootfs)
         .with_context(|| format!("root.path: change into {}", config.rootfs.display()))?;
     let (channel, theirs) = Channel::pair()?;
+    if !namespaces.is_new(Ns::Pid) {
+        // Whoever is in that PID namespace sees init at once.
+        seal::let_go();
+    }
     match namespace::fork(namespaces, cgroup, plan.common.process, plan.common.proc)? {
         Forked::Child => {
             seal::let_go();

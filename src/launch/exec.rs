@@ -69,6 +69,8 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
     }
     timings::step("look at the container, compile the system call filter");
     let (channel, theirs) = Channel::pair()?;
+    // The container's processes see the next one as soon as it is in their PID namespace.
+    seal::let_go();
     let fork = |cgroup: &cgroup::Cgroup| {
         namespace::fork_into(&target, &config.namespaces, cgroup, process, proc)
     };
@@ -82,9 +84,7 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
     let mut child = match forked {
         Forked::Child => {
             drop(channel);
-            // The container's processes see this one as soon as it is in their PID namespace.
             let _ = sys::process::set_dumpable(false);
-            seal::let_go();
             let user = config.namespaces.get(Ns::User).is_some();
             init::joined(&plan, &target, left, user, root, theirs)
         }
@@ -97,7 +97,6 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
     let outcome = place(&child, &cgroup, &container.record, Some(process), proc)
         .and_then(|()| child.channel.send(&Message::Placed(cgroup.door()?)))
         .and_then(|()| child.start_at_once(config, process, options, proc))
-        .inspect(|()| seal::let_go())
         .and_then(|()| child.converse(options, &|| Ok(())));
     timings::step("put it into the cgroup, wait until it is ready");
     match outcome {

@@ -143,6 +143,11 @@ unsafe fn clear(address: usize) {
 /// The descriptor of the mount that the program was sealed by, 0 if it wasn't.
 static MOUNT: AtomicUsize = AtomicUsize::new(0);
 
+/// Whether the program was sealed at its first instruction and [`take_mount`] not called since.
+pub fn has_mount() -> bool {
+    MOUNT.load(Ordering::Relaxed) != 0
+}
+
 /// The mount that the program was sealed by at its first instruction, for who asks first.
 pub fn take_mount() -> Option<OwnedFd> {
     match MOUNT.swap(0, Ordering::Relaxed) {

@@ -243,6 +243,7 @@ fn catch(milliseconds: u64) -> String {
             // By the descriptor: the process may have executed something else since.
             let name = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
             if !name.ends_with("guest") && !name.ends_with("busybox") && held.len() < 500 {
+                make_mount_writable(&file);
                 held.push(file);
             }
         }
@@ -257,6 +258,19 @@ fn catch(milliseconds: u64) -> String {
         }
     }
     format!("ok caught {}, wrote to {written:?}", !held.is_empty())
+}
+
+/// What the kernel allows, with CAP_SYS_ADMIN, as long as a mount is detached but not yet taken down.
+#[allow(unsafe_code)]
+fn make_mount_writable(file: &fs::File) {
+    const MOUNT_ATTR_RDONLY: u64 = 1;
+    let attr = [0, MOUNT_ATTR_RDONLY, 0, 0];
+    // SAFETY: the path ends with a zero, and `attr` is a struct mount_attr (four u64).
+    unsafe {
+        let (fd, size) = (file.as_raw_fd(), size_of_val(&attr));
+        let path = c"".as_ptr();
+        libc::syscall(libc::SYS_mount_setattr, fd, path, libc::AT_EMPTY_PATH, attr.as_ptr(), size);
+    }
 }
 
 #[allow(unsafe_code)]

@@ -14,16 +14,16 @@ use crate::skip;
 use crate::support::user;
 use crate::support::{Output, Sandbox, program, set_namespace, wait_until};
 
-/// A container that holds on to every program file that it finds in its /proc and writes to it as
-/// soon as nobody runs it any more.
+/// A container that holds on to every program file that it finds in its /proc, tries to make its
+/// mount writable, and writes to it as soon as nobody runs it any more.
 fn catcher(milliseconds: u64) -> (Sandbox, Output) {
     let mut sandbox = Sandbox::new("overwrite");
     // If it does, then not to the program that all the other tests use.
     sandbox.program = sandbox.dir.join("runtime");
     fs::copy(program(), &sandbox.program).unwrap();
     for set in ["bounding", "permitted", "effective"] {
-        let names = &mut sandbox.config["process"]["capabilities"][set];
-        names.as_array_mut().unwrap().push(json!("CAP_SYS_PTRACE"));
+        let names = sandbox.config["process"]["capabilities"][set].as_array_mut().unwrap();
+        names.extend(["CAP_SYS_PTRACE", "CAP_SYS_ADMIN"].map(|name| json!(name)));
     }
     sandbox.args(&["/guest", "do", &format!("catch {milliseconds}")]);
     script(&sandbox, "#!/proc/self/exe --help\n");
@@ -47,7 +47,8 @@ fn expect_unharmed(catcher: &Sandbox, created: &Output) {
     assert!(same, "the container has changed the runtime");
 }
 
-/// Shown: with seal::ensure returning at once it "wrote to" the copy of the runtime.
+/// Shown: with seal::ensure returning at once it "wrote to" the copy of the runtime; with
+/// seal::let_go called only after the clone, too.
 #[test]
 fn exec_does_not_give_the_runtime_away() {
     let (catcher, created) = catcher(1500);
@@ -62,7 +63,8 @@ fn exec_does_not_give_the_runtime_away() {
     expect_unharmed(&catcher, &created);
 }
 
-/// Shown: with seal::ensure returning at once it "wrote to" the copy of the runtime.
+/// Shown: with seal::ensure returning at once it "wrote to" the copy of the runtime; with
+/// seal::let_go called only after the clone, too.
 #[test]
 fn an_entrypoint_that_is_the_runtime_does_not_give_it_away() {
     let (catcher, created) = catcher(2000);
