@@ -34,6 +34,7 @@ use nix::sys::socket::{
 };
 
 use crate::sys;
+use crate::sys::fs::Descriptors;
 
 /// The longest text that a message carries, in bytes; longer errors are cut.
 const MAX_TEXT: usize = 8 * 1024;
@@ -46,10 +47,10 @@ const MAX_FDS: usize = 253;
 pub enum Message {
     /// The id maps are written. With the door to the cgroups of v1, which whoever has become
     /// another user may no longer go through.
-    Mapped(Vec<OwnedFd>),
+    Mapped(Descriptors),
     /// The process is in its cgroup of v2. With the door to the cgroups of v1, if it has not been
     /// through.
-    Placed(Vec<OwnedFd>),
+    Placed(Descriptors),
     /// All mounts are made; hooks of the runtime may run now.
     Mounted,
     /// They have run.
@@ -97,8 +98,8 @@ impl Message {
 
     fn from_parts(tag: u8, text: &[u8], mut fds: Vec<OwnedFd>) -> Result<Self> {
         match tag {
-            1 => return Ok(Self::Mapped(fds)),
-            2 => return Ok(Self::Placed(fds)),
+            1 => return Ok(Self::Mapped(fds.into())),
+            2 => return Ok(Self::Placed(fds.into())),
             _ => {}
         }
         // Whoever comes to the gate may be of a version that says nothing.
@@ -272,7 +273,8 @@ mod tests {
         let file = std::fs::File::open("/dev/null").unwrap();
         a.send(&Message::Console(file.try_clone().unwrap().into())).unwrap();
         assert!(matches!(b.receive().unwrap(), Some(Message::Console(_))));
-        a.send(&Message::Placed(vec![file.try_clone().unwrap().into(), file.into()])).unwrap();
+        a.send(&Message::Placed(vec![file.try_clone().unwrap().into(), file.into()].into()))
+            .unwrap();
         assert!(matches!(b.receive().unwrap(), Some(Message::Placed(door)) if door.len() == 2));
     }
 

@@ -90,7 +90,8 @@ pub(crate) fn head(file: &CStr, length: u64) -> Option<Vec<u8>> {
     if !regular {
         return None;
     }
-    let mut head = Vec::new();
+    // The standard library would begin with a few bytes.
+    let mut head = Vec::with_capacity(HEADERS as usize);
     std::fs::File::from(fd).take(length).read_to_end(&mut head).ok()?;
     Some(head)
 }

@@ -5,6 +5,7 @@
 
 mod mounting;
 
+use std::cell::{Cell, OnceCell};
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -13,7 +14,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::SigSet;
-use oci_spec::runtime::LinuxNamespaceType as Ns;
+use oci_spec::runtime::{LinuxNamespaceType as Ns, LinuxSeccomp};
 
 use crate::channel::{Channel, Message};
 use crate::container::{Status, state_json};
@@ -38,7 +39,9 @@ pub struct Common<'a> {
     /// What to run; a container without a program waits until it is deleted.
     pub process: Option<&'a Process>,
     /// Its system call filter.
-    pub filter: Option<seccomp::Filter>,
+    pub filter: SystemCallFilter<'a>,
+    /// Whether it has lost the capabilities that the program must never gain.
+    pub bounded: Cell<bool>,
     /// The host's procfs.
     pub proc: &'a Proc,
     /// Descriptors from 3 on that the program inherits.
@@ -49,6 +52,53 @@ pub struct Common<'a> {
     pub memory_policy: Option<&'a MemoryPolicy>,
     /// Name of a new session keyring, if one is wanted.
     pub keyring: Option<CString>,
+}
+
+impl Common<'_> {
+    /// What can be done while the parent makes the cgroups.
+    fn prepare_early(&self, bound: bool) -> Result<()> {
+        self.filter.get()?;
+        if bound {
+            self.limit_capabilities()?;
+        }
+        timings::step("compile the system call filter, limit capabilities");
+        Ok(())
+    }
+
+    fn limit_capabilities(&self) -> Result<()> {
+        match self.process {
+            Some(process) if !self.bounded.replace(true) => process.capabilities.apply_bounding(),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// `linux.seccomp`, which the process compiles itself: it waits for its parent in any case, and
+/// everybody else waits for the parent.
+pub struct SystemCallFilter<'a> {
+    profile: Option<&'a LinuxSeccomp>,
+    by_hand: bool,
+    compiled: OnceCell<seccomp::Filter>,
+}
+
+impl<'a> SystemCallFilter<'a> {
+    /// The filter of `config`. `by_hand`: a person has called, and not an engine, whose profiles name
+    /// calls of every architecture and of newer kernels: what there is to say of those is for whoever
+    /// looks at the log, or for this person.
+    pub fn new(config: &'a Config, by_hand: bool) -> Self {
+        Self { profile: config.seccomp.as_ref(), by_hand, compiled: OnceCell::new() }
+    }
+
+    /// The compiled filter, if there is to be one.
+    fn get(&self) -> Result<Option<&seccomp::Filter>> {
+        let Some(profile) = self.profile else { return Ok(None) };
+        if self.compiled.get().is_none() {
+            let filter = seccomp::compile(profile)?;
+            filter.warnings.iter().for_each(|text| log::quiet_warning(text, self.by_hand));
+            let _ = self.compiled.set(filter);
+        }
+        Ok(self.compiled.get())
+    }
 }
 
 /// What the first process of a container needs.
@@ -130,6 +180,7 @@ fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>>
     }
     if plan.record.cgroup.is_unit() {
         // systemd makes the cgroup only now, and nothing is to be done outside of it.
+        plan.common.prepare_early(false)?;
         mounting::take_place(channel)?;
     }
     if user {
@@ -150,7 +201,7 @@ fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>>
     set_names(config)?;
     timings::step("start a session, set the names");
     let (root, hidden) = mounting::mount_all(plan, channel, &null)?;
-    if let Some(process) = plan.common.process {
+    if let Some(process) = plan.common.process.filter(|process| process.cwd != Path::new("/")) {
         // Engines leave it to the runtime to make a working directory that the image lacks.
         root.folder(&process.cwd).context("process.cwd")?;
     }
@@ -275,6 +326,7 @@ fn join(
     channel: &Channel,
 ) -> Result<Option<OwnedFd>> {
     unblock_signals()?;
+    plan.prepare_early(false)?;
     mounting::take_place(channel)?;
     if !flags.is_empty() {
         setns(target, flags).context("exec: join the container's namespaces")?;
@@ -330,7 +382,7 @@ fn become_program(
         exit_now(1);
     }
     late.map_or(Ok(()), process::apply_scheduler)?;
-    Err(process::exec(process, plan.filter.as_ref(), channel))
+    Err(process::exec(process, plan.filter.get()?, channel))
 }
 
 fn prepare(plan: &Common, console: Option<OwnedFd>) -> Result<()> {
@@ -354,6 +406,9 @@ fn prepare(plan: &Common, console: Option<OwnedFd>) -> Result<()> {
     // As root first, for folders that only root may search; else as the user, for those of
     // network filesystems that distrust root.
     let early = process::enter_cwd(&process.cwd);
+    process::own_stdio(process.user.uid);
+    // Needs CAP_SETPCAP, which goes with the user.
+    plan.limit_capabilities()?;
     process::take_identity(process)?;
     match early {
         Ok(()) => Ok(()),

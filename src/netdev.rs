@@ -5,12 +5,13 @@
 //! first is moved. Nobody brings them back: when the network namespace ends, the kernel returns
 //! physical devices to the host and removes virtual ones, as the specification has it.
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::stat::Mode;
 
 use crate::netlink::{Request, Socket, attributes, number};
 use crate::spec::NetDevice;
@@ -84,7 +85,9 @@ pub fn loopback_up(pidfd: &OwnedFd) -> Result<()> {
 
 /// A socket in the network namespace of another process: a socket stays in that of its making.
 fn socket_inside<S>(pidfd: &OwnedFd, open: fn() -> nix::Result<S>) -> Result<S> {
-    let own = File::open("/proc/self/ns/net").context("open /proc/self/ns/net")?;
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let own = openat(AT_FDCWD, "/proc/self/ns/net", flags, Mode::empty())
+        .context("open /proc/self/ns/net")?;
     let network = CloneFlags::CLONE_NEWNET;
     setns(pidfd, network).context("enter the container's network namespace")?;
     let socket = open();

@@ -121,8 +121,8 @@ pub fn set_oom_score(process: Option<&Process>, pid: &str, proc: &Proc) -> Resul
     })
 }
 
-/// User, groups and bounding set. The capabilities themselves stay until the last moment: a
-/// seccomp filter without `no_new_privs` needs them.
+/// User and groups. The capabilities stay until the last moment: a seccomp filter without
+/// `no_new_privs` needs them.
 ///
 /// # Errors
 /// Names the property.
@@ -130,9 +130,12 @@ pub fn take_identity(process: &Process) -> Result<()> {
     let user = &process.user;
     // To the kernel it means "as before", which is root.
     ensure!(user.uid.max(user.gid) != u32::MAX, "process.user: {} is not an id", u32::MAX);
-    own_stdio(user.uid);
-    process.capabilities.apply_bounding()?;
-    sys::process::keep_capabilities(true).context("keep capabilities")?;
+    // Root has them in any case.
+    let keep = |keep| match user.uid {
+        0 => Ok(()),
+        _ => sys::process::keep_capabilities(keep).context("keep capabilities"),
+    };
+    keep(true)?;
     match sys::process::setgroups(&user.additional_gids) {
         // In a user namespace made without privileges groups can't be changed, hence not gained.
         Err(Errno::EPERM) if user.additional_gids.is_empty() => {}
@@ -149,7 +152,7 @@ pub fn take_identity(process: &Process) -> Result<()> {
         .with_context(|| format!("process.user.gid: become group {} ({unmapped})", user.gid))?;
     sys::process::setuid(user.uid)
         .with_context(|| format!("process.user.uid: become user {} ({unmapped})", user.uid))?;
-    sys::process::keep_capabilities(false).context("keep capabilities")?;
+    keep(false)?;
     if user.uid != 0 {
         // The change of user emptied the effective set only.
         let mut sets = sys::process::capget().context("read capabilities")?;
@@ -160,7 +163,7 @@ pub fn take_identity(process: &Process) -> Result<()> {
 }
 
 /// A program that opens /dev/stdout anew must be allowed to; the null device keeps its owner.
-fn own_stdio(uid: u32) {
+pub fn own_stdio(uid: u32) {
     for number in 0..3 {
         let fd = sys::fs::standard_stream(number);
         let Ok(stat) = fstat(fd) else { continue };

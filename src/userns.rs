@@ -4,6 +4,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow, bail};
 use caps::Capability;
@@ -15,8 +16,15 @@ use crate::security::capabilities::have;
 use crate::spec::Namespaces;
 use crate::spec::namespace::IdMapping;
 
-/// Whether this process is in a user namespace other than the host's, which maps all ids.
+/// Whether this process is in a user namespace other than the host's, which maps all ids. Who has
+/// asked once gets the same answer ever after, and after a fork: whoever goes into a user namespace
+/// of the container's later knows that without asking.
 pub fn is_inside() -> bool {
+    static INSIDE: OnceLock<bool> = OnceLock::new();
+    *INSIDE.get_or_init(look_inside)
+}
+
+fn look_inside() -> bool {
     /// The inode of the first user namespace (Linux: include/linux/proc_ns.h, PROC_USER_INIT_INO).
     const FIRST: u64 = 0xEFFF_FFFD;
     if nix::sys::stat::stat("/proc/self/ns/user").is_ok_and(|stat| stat.st_ino == FIRST) {

@@ -41,7 +41,7 @@ mod unit_properties;
 mod v1;
 mod v2;
 
-use crate::sys::fs::open_path;
+use crate::sys::fs::{Descriptors, open_path};
 use anyhow::{Context, Result, bail, ensure};
 pub use create::Unfinished;
 use journal::Journal;
@@ -321,12 +321,13 @@ impl Cgroup {
     ///
     /// # Errors
     /// When the cgroup is gone.
-    pub fn door(&self) -> Result<Vec<OwnedFd>> {
+    pub fn door(&self) -> Result<Descriptors> {
         let open = |node: Node| {
             let context = || format!("cannot open {}/tasks to put a process there", node.path());
             node.open("tasks", OFlag::O_WRONLY).with_context(context)
         };
-        self.v1_nodes().map(open).collect()
+        let door: Result<Vec<_>> = self.v1_nodes().map(open).collect();
+        door.map(Descriptors::from)
     }
 
     /// Gives the cgroup to the host's user `uid`, so that the container can divide it further: the

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, unshare};
 use oci_spec::runtime::LinuxNamespaceType as Ns;
 
-use super::NewContainer;
+use super::{Common, NewContainer};
 use crate::channel::{Channel, Message};
 use crate::rootfs::{self, devices, mask, mounts, root::Root};
 use crate::spec::Config;
@@ -29,7 +29,7 @@ pub fn mount_all(
     let placed = Cell::new(false);
     let place = || match placed.replace(true) {
         true => Ok(()),
-        false => enter_cgroups(config, record, channel),
+        false => enter_cgroups(config, record, &plan.common, channel),
     };
     let around = mounts::Surroundings {
         cgroup: &record.cgroup,
@@ -117,8 +117,15 @@ pub fn take_place(channel: &Channel) -> Result<()> {
     }
 }
 
-fn enter_cgroups(config: &Config, record: &Record, channel: &Channel) -> Result<()> {
+fn enter_cgroups(
+    config: &Config,
+    record: &Record,
+    common: &Common,
+    channel: &Channel,
+) -> Result<()> {
     if !record.cgroup.is_unit() {
+        // Hooks have the capabilities that the runtime has.
+        common.prepare_early(config.hooks.create_container.is_empty())?;
         take_place(channel)?;
     }
     match config.namespaces.get(Ns::Cgroup).map(|namespace| &namespace.path) {

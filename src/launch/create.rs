@@ -1,5 +1,6 @@
 //! From a bundle to a container's first process that waits at its gate.
 
+use std::cell::Cell;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -9,16 +10,15 @@ use nix::sys::socket::{
 };
 use oci_spec::runtime::LinuxNamespaceType as Ns;
 
-use super::{Child, Options, check_terminal, compile, keyring, limit_capabilities};
+use super::{Child, Options, check_terminal, keyring, limit_capabilities};
 use super::{pass_descriptors, place};
 use crate::cgroup::{self, Location, Unfinished};
 use crate::channel::{Channel, Message};
 use crate::container::{Container, Status, state_json};
-use crate::init::{self, Common, Gate, NewContainer};
+use crate::init::{self, Common, Gate, NewContainer, SystemCallFilter};
 use crate::procfs::Proc;
 use crate::resctrl::Groups;
 use crate::rootfs::{self, idmap};
-use crate::security::seccomp;
 use crate::spec::mount::{ATTR_RDONLY, Kind};
 use crate::spec::{self, Config};
 use crate::state::{Folder, Init, InitFile, Record};
@@ -69,16 +69,14 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
         limit_capabilities(process, &config.namespaces)?;
     }
     config.warnings.iter().for_each(|warning| log::warning(warning));
-    let filter = compile(&config, options)?;
     let proc = Proc::open()?;
-    timings::step("look what the host has; compile the system call filter");
+    timings::step("look what the host has");
     let (folder, record, init_file) = put_on_record(bundle, &mut config, &text, options, &proc)?;
     timings::step("reserve the id, find the place of the cgroup, write the record");
     let gate = wait_at_gate.then(|| OwnGate::new(folder.gate_path()));
     let container = Container::from_parts(folder, record, proc, config);
-    let made = gate
-        .transpose()
-        .and_then(|gate| make(&container, filter, init_file, options, gate.as_ref()));
+    let made =
+        gate.transpose().and_then(|gate| make(&container, init_file, options, gate.as_ref()));
     match made {
         Ok(child) => Ok((container, child)),
         Err(error) => {
@@ -138,7 +136,6 @@ pub(crate) fn put_on_record(
 /// Makes what `container`'s record tells of: its cgroup and its first process, up to the gate.
 fn make(
     container: &Container,
-    filter: Option<seccomp::Filter>,
     init_file: InitFile,
     options: &Options,
     gate: Option<&OwnGate>,
@@ -150,7 +147,7 @@ fn make(
     if let (Some(groups), Some(rdt)) = (&record.resctrl, &config.intel_rdt) {
         groups.create(rdt)?;
     }
-    let plan = plan(container, filter, init_file, options, gate)?;
+    let plan = plan(container, init_file, options, gate)?;
     timings::step("prepare the clone");
     let (mut child, init_file) = clone_init(plan, &cgroup)?;
     timings::step("clone init into its namespaces");
@@ -164,7 +161,6 @@ fn make(
 /// All that the first process is to know.
 fn plan<'a>(
     container: &'a Container,
-    filter: Option<seccomp::Filter>,
     init_file: InitFile,
     options: &Options,
     gate: Option<&OwnGate>,
@@ -194,7 +190,8 @@ fn plan<'a>(
         loopback: config.namespaces.is_new(Ns::Network) && !visits_network(config),
         common: Common {
             process: config.process.as_ref(),
-            filter,
+            filter: SystemCallFilter::new(config, options.pid_file.is_none()),
+            bounded: Cell::new(false),
             proc,
             preserve_fds: options.preserve_fds,
             personality: config.personality,

@@ -1,16 +1,17 @@
 //! A further process in a container that runs.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use oci_spec::runtime::LinuxNamespaceType as Ns;
 
-use super::{Child, Options, check_terminal, compile, keyring, limit_capabilities};
+use super::{Child, Options, check_terminal, keyring, limit_capabilities};
 use super::{pass_descriptors, place};
 use crate::channel::{Channel, Message};
 use crate::container::Container;
-use crate::init::{self, Common};
+use crate::init::{self, Common, SystemCallFilter};
 use crate::spec::Process;
 use crate::sys::clone::Forked;
 use crate::{cgroup, host, namespace, seal, sys, timings};
@@ -51,7 +52,8 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
     let proc = container.proc();
     let plan = Common {
         process: Some(process),
-        filter: compile(config, options)?,
+        filter: SystemCallFilter::new(config, options.pid_file.is_none()),
+        bounded: Cell::new(false),
         proc,
         preserve_fds: options.preserve_fds,
         personality: config.personality,
@@ -67,7 +69,7 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
             "process.execCPUAffinity.initial: may the runtime run on any of these processors?",
         )?;
     }
-    timings::step("look at the container, compile the system call filter");
+    timings::step("look at the container");
     let (channel, theirs) = Channel::pair()?;
     // The container's processes see the next one as soon as it is in their PID namespace.
     seal::let_go();

@@ -17,8 +17,7 @@ pub use self::create::create;
 pub(crate) use self::create::{cgroup_owner, put_on_record, runtime_hooks};
 pub use self::exec::exec;
 use crate::procfs::Proc;
-use crate::security::seccomp;
-use crate::spec::{Config, Namespaces, Process};
+use crate::spec::{Namespaces, Process};
 use crate::state::Record;
 use crate::{cgroup, log, process, sys};
 
@@ -67,20 +66,6 @@ pub(crate) fn check_terminal(process: Option<&Process>, options: &Options) -> Re
         "--console-socket: there is no terminal to pass (process.terminal is false)"
     );
     Ok(())
-}
-
-/// Compiles the filter early, so that its errors come before anything is made. Engines' profiles
-/// name calls of every architecture and of newer kernels: what there is to say of those is for
-/// whoever looks at the log, or runs this by hand.
-fn compile(config: &Config, options: &Options) -> Result<Option<seccomp::Filter>> {
-    let Some(seccomp) = &config.seccomp else { return Ok(None) };
-    let filter = seccomp::compile(seccomp)?;
-    // Engines want to know the pid.
-    let by_hand = options.pid_file.is_none();
-    for warning in &filter.warnings {
-        log::quiet_warning(warning, by_hand);
-    }
-    Ok(Some(filter))
 }
 
 /// Checks the descriptors to pass, and tells the program of those from systemd.

@@ -1,7 +1,7 @@
 //! `linux.maskedPaths` and `linux.readonlyPaths`.
 
 use std::ffi::{CStr, OsStr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -114,10 +114,11 @@ pub fn empty_folder(label: Option<&CStr>) -> nix::Result<OwnedFd> {
 /// # Errors
 /// Names the path.
 pub fn make_readonly(root: &Root, paths: &[PathBuf]) -> Result<()> {
+    let mut here = Here::default();
     for path in paths {
         // By name where that is safe, as with masks.
         let protect_entry = |(mount, name): (&OwnedFd, &OsStr)| -> nix::Result<()> {
-            nix::unistd::fchdir(mount)?;
+            here.enter(mount)?;
             bind_here(name, name, true)?;
             set_attr_at(mount, name, READ_ONLY, true)
         };
@@ -133,6 +134,19 @@ pub fn make_readonly(root: &Root, paths: &[PathBuf]) -> Result<()> {
         protect().with_context(|| format!("linux.readonlyPaths: protect {}", path.display()))?;
     }
     Ok(())
+}
+
+/// The folder that the process is in, to enter each once.
+#[derive(Default)]
+struct Here(Option<RawFd>);
+
+impl Here {
+    fn enter(&mut self, folder: &OwnedFd) -> nix::Result<()> {
+        if self.0.replace(folder.as_raw_fd()) == Some(folder.as_raw_fd()) {
+            return Ok(());
+        }
+        nix::unistd::fchdir(folder)
+    }
 }
 
 const READ_ONLY: MountAttr = MountAttr { set: ATTR_RDONLY, clear: 0, propagation: 0, userns_fd: 0 };

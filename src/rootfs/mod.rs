@@ -22,7 +22,9 @@ use oci_spec::runtime::LinuxNamespaceType;
 use crate::spec::Config;
 use crate::spec::mount::ATTR_RDONLY;
 use crate::sys::fs::open_path;
-use crate::sys::mount::{MountAttr, attach, clone_tree, pivot_here, set_attr};
+use crate::sys::mount::{
+    MountAttr, attach, attach_at, clone_tree, pivot_here, set_attr, set_attr_at,
+};
 use root::Root;
 
 /// Takes the current folder as the root filesystem: a mount of its own, in a mount tree that no
@@ -42,14 +44,12 @@ pub fn take_current_folder(config: &Config) -> Result<Root> {
     // Mounts of the host may come in, none may go out, unless the container asked for neither.
     let private = config.rootfs_propagation.is_some_and(|p| p.flag == libc::MS_PRIVATE);
     let propagation = if private { libc::MS_PRIVATE } else { libc::MS_SLAVE };
-    let host_root = open_path("/", OFlag::O_DIRECTORY).context("open the host's root")?;
     let attr = MountAttr { propagation, ..MountAttr::default() };
-    set_attr(&host_root, attr, true).context(
+    set_attr_at(AT_FDCWD, "/", attr, true).context(
         "linux.rootfsPropagation: detach mount events from the host's (is / a mount point?)",
     )?;
-    let here = open_path(".", OFlag::O_DIRECTORY).context("open root.path")?;
-    let tree = clone_tree(&here, "", true).context("root.path: make a mount of it")?;
-    attach(&tree, &here).context("root.path: attach its mount")?;
+    let tree = clone_tree(AT_FDCWD, ".", true).context("root.path: make a mount of it")?;
+    attach_at(&tree, AT_FDCWD, ".").context("root.path: attach its mount")?;
     Ok(Root::new(tree))
 }
 

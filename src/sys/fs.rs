@@ -1,7 +1,8 @@
 //! Paths and descriptors: `openat2(2)`, `close_range(2)`, adopting inherited descriptors.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ops::Deref;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::NixPath;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
@@ -84,6 +85,36 @@ pub fn cloexec_from(first: u32) -> nix::Result<()> {
         libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
     })
     .map(drop)
+}
+
+/// Descriptors that are closed together: neighbours by one call of `close_range(2)`.
+#[derive(Debug, Default)]
+pub struct Descriptors(Vec<OwnedFd>);
+
+impl From<Vec<OwnedFd>> for Descriptors {
+    fn from(descriptors: Vec<OwnedFd>) -> Self {
+        Self(descriptors)
+    }
+}
+
+impl Deref for Descriptors {
+    type Target = [OwnedFd];
+
+    fn deref(&self) -> &[OwnedFd] {
+        &self.0
+    }
+}
+
+impl Drop for Descriptors {
+    fn drop(&mut self) {
+        let mut numbers: Vec<_> = self.0.drain(..).map(IntoRawFd::into_raw_fd).collect();
+        numbers.sort_unstable();
+        for row in numbers.chunk_by(|one, next| one + 1 == *next) {
+            let (first, last) = (row[0], row[row.len() - 1]);
+            // SAFETY: all of them were this object's own.
+            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        }
+    }
 }
 
 /// Whether `fd` is open and would survive an exec, as only inherited descriptors would.
@@ -191,4 +222,30 @@ pub fn accept(fd: RawFd) -> nix::Result<OwnedFd> {
 pub(crate) fn received(fd: RawFd) -> OwnedFd {
     // SAFETY: SCM_RIGHTS installed it in our table for us alone.
     unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{PipeWriter, Read};
+
+    use super::*;
+
+    #[test]
+    fn descriptors_are_closed_together_and_others_stay() {
+        let (mut readers, mut writers): (Vec<_>, Vec<_>) =
+            (0..9).map(|_| std::io::pipe().unwrap()).unzip();
+        // Not all of them are neighbours, nor in order.
+        let kept: Vec<PipeWriter> = [7, 3, 3].map(|index| writers.remove(index)).into();
+        let mut open = Vec::from([7, 3, 3].map(|index| readers.remove(index)));
+        writers.reverse();
+        let writers: Vec<OwnedFd> = writers.into_iter().map(OwnedFd::from).collect();
+        drop(Descriptors::from(writers));
+        for mut reader in readers {
+            assert_eq!(reader.read(&mut [0]).unwrap(), 0, "nobody can write to it any more");
+        }
+        for (mut writer, reader) in kept.into_iter().zip(&mut open) {
+            std::io::Write::write_all(&mut writer, b"x").unwrap();
+            reader.read_exact(&mut [0]).unwrap();
+        }
+    }
 }

@@ -296,17 +296,13 @@ pub fn set_label(mount: impl AsFd, label: &CStr) -> nix::Result<()> {
     .map(drop)
 }
 
-/// `pivot_root(".", ".")` in the current folder, then drops the old root that it uncovered.
+/// `pivot_root(".", ".")` in the current folder, then drops the old root, which lies on top of that
+/// (pivot_root(2), "Notes"). Its mounts must not be shared with anybody, who would lose them too.
 ///
 /// # Errors
 /// `EINVAL` when the folder is no mount point or the root is the initramfs.
 pub fn pivot_here() -> nix::Result<()> {
-    let old = super::fs::open_path("/", nix::fcntl::OFlag::empty())?;
     // SAFETY: both paths are NUL-terminated literals.
     check(unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) })?;
-    // The old root is now stacked on the new one: step onto it and take it away.
-    nix::unistd::fchdir(&old)?;
-    set_attr(&old, MountAttr { propagation: libc::MS_SLAVE, ..MountAttr::default() }, true)?;
-    nix::mount::umount2(".", nix::mount::MntFlags::MNT_DETACH)?;
-    nix::unistd::chdir("/")
+    nix::mount::umount2(".", nix::mount::MntFlags::MNT_DETACH)
 }

@@ -162,6 +162,23 @@ fn create_container_hooks_find_the_container_on_record_and_its_loopback_up() {
     assert!(matches!(lines[..], ["1", up] if up != "0"), "{found:?}");
 }
 
+/// Shown: with the bounding set always limited before the wait for the cgroups the hook had the
+/// container's.
+#[test]
+fn create_container_hooks_have_the_runtimes_capabilities() {
+    let mut sandbox = Sandbox::with_script("hookcaps", "grep CapBnd /proc/self/status");
+    let found = sandbox.dir.join("found");
+    let script = format!("grep CapBnd /proc/self/status >{}", found.display());
+    sandbox.config["hooks"]["createContainer"] = json!([
+        {"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"]}
+    ]);
+    let output = sandbox.run().ok();
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    let own = own.lines().find(|line| line.starts_with("CapBnd")).unwrap();
+    assert_eq!(fs::read_to_string(found).unwrap().trim(), own);
+    assert_ne!(output.stdout.trim(), own);
+}
+
 #[test]
 fn create_runtime_hooks_can_reach_the_containers_network_namespace() {
     // What libnetwork's prestart hook does by the pid it reads.
