@@ -53,7 +53,7 @@ pub struct Restored {
 /// # Errors
 /// With criu's reason; nothing is left behind.
 pub fn restore(bundle: &Path, options: &Options) -> Result<(Container, Restored)> {
-    // Nobody here has anything to do meanwhile.
+    // Before there is any process of the container; nothing could be done beside it.
     seal::let_go();
     let (mut config, text) = spec::load(bundle)?;
     let id = &options.launch.id;

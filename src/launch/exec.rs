@@ -71,7 +71,8 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
     }
     timings::step("look at the container");
     let (channel, theirs) = Channel::pair()?;
-    // The container's processes see the next one as soon as it is in their PID namespace.
+    // The container's processes see the next one as soon as it is in their PID namespace: its file
+    // is to be read-only for good, and its memory nobody else's.
     seal::let_go();
     let fork = |cgroup: &cgroup::Cgroup| {
         namespace::fork_into(&target, &config.namespaces, cgroup, process, proc)
