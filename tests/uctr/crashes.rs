@@ -7,8 +7,18 @@ use nix::unistd::Pid;
 
 use crate::support::{Host, until};
 
-/// The monitor of a container: the process whose command line has its ID.
-pub fn monitor(id: &str) -> Option<Pid> {
+/// The monitor of a container, which runs. While it executes itself anew it has no command line.
+pub fn monitor(id: &str) -> Pid {
+    let mut pid = None;
+    until("there is a monitor", || {
+        pid = find_monitor(id);
+        pid.is_some()
+    });
+    pid.unwrap()
+}
+
+/// The process whose command line has the container's ID, if there is one just now.
+fn find_monitor(id: &str) -> Option<Pid> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Pid::from_raw).find(
         |pid| {
@@ -21,9 +31,8 @@ pub fn monitor(id: &str) -> Option<Pid> {
 }
 
 fn kill_monitor(id: &str) {
-    let pid = monitor(id).expect("no monitor");
-    kill(pid, Signal::SIGKILL).unwrap();
-    until("the monitor is gone", || monitor(id).is_none());
+    kill(monitor(id), Signal::SIGKILL).unwrap();
+    until("the monitor is gone", || find_monitor(id).is_none());
 }
 
 #[test]
@@ -94,7 +103,7 @@ fn a_start_may_be_killed_at_any_moment() {
         let mut client = host.0.command(["start", id]);
         let mut client = client.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(std::time::Duration::from_millis(delay));
-        if let Some(pid) = monitor(id) {
+        if let Some(pid) = find_monitor(id) {
             let _ = kill(pid, Signal::SIGKILL);
         }
         client.wait().unwrap();
@@ -139,7 +148,7 @@ fn a_monitor_does_not_spin() {
     });
     until("it runs", || host.ids().len() == 1 && host.status("deaf") == "running");
     let id = host.record("deaf")["id"].as_str().unwrap().to_owned();
-    let pid = monitor(&id).unwrap();
+    let pid = monitor(&id);
     // The pipe and the sockets fill.
     std::thread::sleep(std::time::Duration::from_millis(500));
     client.kill().unwrap();

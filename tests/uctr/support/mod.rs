@@ -95,7 +95,7 @@ pub fn output(command: &mut Command) -> Output {
 }
 
 /// Whether a condition comes about, if not at once.
-pub fn comes_about(condition: impl Fn() -> bool) -> bool {
+pub fn comes_about(mut condition: impl FnMut() -> bool) -> bool {
     for _ in 0..1000 {
         if condition() {
             return true;
@@ -107,7 +107,7 @@ pub fn comes_about(condition: impl Fn() -> bool) -> bool {
 
 /// Waits until a condition comes about.
 #[track_caller]
-pub fn until(what: &str, condition: impl Fn() -> bool) {
+pub fn until(what: &str, condition: impl FnMut() -> bool) {
     assert!(comes_about(condition), "{what}: that does not come about");
 }
 
