@@ -174,7 +174,7 @@ pub fn parse(text: &[u8], bundle: &Path) -> Result<Config> {
     };
     let (value, affinity, warnings) = completed()?;
     let spec: Document = json::deserialize_moved(value, || Ok(completed()?.0))?;
-    let mut config = convert(&spec, bundle, warnings)?;
+    let mut config = convert(spec, bundle, warnings)?;
     if let Some(process) = &mut config.process {
         process.exec_affinity = affinity;
     }
@@ -231,7 +231,11 @@ fn check_version(version: &str) -> Result<()> {
     Ok(())
 }
 
-fn convert(spec: &Document, bundle: &Path, mut warnings: Vec<String>) -> Result<Config> {
+fn convert(mut spec: Document, bundle: &Path, mut warnings: Vec<String>) -> Result<Config> {
+    // What stays as it is isn't copied: a profile has hundreds of strings.
+    let mut taken = spec.linux.as_mut();
+    let seccomp = taken.as_mut().and_then(|linux| linux.seccomp_mut().take());
+    let resources = taken.and_then(|linux| linux.resources_mut().take());
     check_version(&spec.oci_version)?;
     let root = spec.root.as_ref().context("root: missing; it names the root filesystem")?;
     ensure!(!root.path().as_os_str().is_empty(), "root.path: empty");
@@ -262,7 +266,7 @@ fn convert(spec: &Document, bundle: &Path, mut warnings: Vec<String>) -> Result<
             .transpose()?
             .flatten(),
         hooks: spec.hooks.as_ref().map(hooks).transpose()?.unwrap_or_default(),
-        annotations: annotations(spec)?,
+        annotations: annotations(&spec)?,
         namespaces,
         devices: linux
             .and_then(|l| l.devices().as_deref())
@@ -274,8 +278,8 @@ fn convert(spec: &Document, bundle: &Path, mut warnings: Vec<String>) -> Result<
         cgroups_path: linux
             .and_then(|l| l.cgroups_path().clone())
             .filter(|path| !path.as_os_str().is_empty()),
-        resources: linux.and_then(|l| l.resources().clone()),
-        seccomp: linux.and_then(|l| l.seccomp().clone()),
+        resources,
+        seccomp,
         masked_paths: list(linux.map(|l| l.masked_paths()), "linux.maskedPaths")?,
         readonly_paths: list(linux.map(|l| l.readonly_paths()), "linux.readonlyPaths")?,
         personality: linux.and_then(|l| l.personality().as_ref()).map(personality).transpose()?,
