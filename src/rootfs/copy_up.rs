@@ -2,12 +2,12 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use nix::dir::Dir;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{
-    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, fstat, fstatat, mkdirat,
-    mknodat, utimensat,
+    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, fstat, mkdirat, mknodat,
+    utimensat,
 };
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, symlinkat};
@@ -53,27 +53,26 @@ fn copy_entries(from: OwnedFd, to: impl AsFd, proc: &Proc) -> Result<()> {
     Ok(())
 }
 
+/// All that is taken of an entry is taken from one descriptor of it: the content of one file with the
+/// owner and set-user-ID bit of another would be a way to become root.
 fn copy_entry(from: &Dir, to: impl AsFd, name: &std::ffi::CStr, proc: &Proc) -> Result<()> {
-    let stat = fstatat(from, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-    let mode = Mode::from_bits_truncate(stat.st_mode & 0o7777);
     let open = OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    let entry = openat(from, name, open | OFlag::O_PATH, Mode::empty())?;
+    let stat = fstat(&entry)?;
+    let mode = Mode::from_bits_truncate(stat.st_mode & 0o7777);
     match file_type(&stat) {
         libc::S_IFDIR => {
             mkdirat(&to, name, Mode::S_IRWXU)?;
-            let inner = openat(from, name, open | OFlag::O_DIRECTORY, Mode::empty())?;
             let to = openat(&to, name, open | OFlag::O_DIRECTORY, Mode::empty())?;
-            copy_entries(inner, to, proc)?;
+            copy_entries(proc.reopen(&entry, OFlag::O_DIRECTORY)?, to, proc)?;
         }
         libc::S_IFREG => {
-            let source = openat(from, name, open | OFlag::O_PATH, Mode::empty())?;
-            let regular = file_type(&fstat(&source)?) == libc::S_IFREG;
-            ensure!(regular, "somebody has put another kind of file in its place meanwhile");
-            let source = proc.reopen(&source, OFlag::O_RDONLY)?;
+            let source = proc.reopen(&entry, OFlag::O_RDONLY)?;
             let create = open | OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
             let target = openat(&to, name, create, Mode::S_IRUSR | Mode::S_IWUSR)?;
             std::io::copy(&mut std::fs::File::from(source), &mut std::fs::File::from(target))?;
         }
-        libc::S_IFLNK => symlinkat(&*readlinkat(from, name)?, &to, name)?,
+        libc::S_IFLNK => symlinkat(&*readlinkat(&entry, "")?, &to, name)?,
         kind => mknodat(&to, name, SFlag::from_bits_truncate(kind), mode, stat.st_rdev)?,
     }
     let (uid, gid) = owner(&stat);
@@ -90,50 +89,89 @@ fn copy_entry(from: &Dir, to: impl AsFd, name: &std::ffi::CStr, proc: &Proc) -> 
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+    use std::path::{Path, PathBuf};
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use nix::fcntl::{RenameFlags, renameat2};
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
     use nix::sys::stat::{makedev, mknod};
 
     use super::*;
 
+    /// What came of a copy.
+    #[derive(Clone, Debug, PartialEq)]
+    enum Copied {
+        File { content: String, mode: u32 },
+        Device,
+    }
+
+    fn file(path: &Path, content: &str, mode: u32) -> Copied {
+        fs::write(path, content).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        Copied::File { content: content.into(), mode }
+    }
+
+    /// Copies a folder again and again, in which `one` and `other` make a name that is exchanged all
+    /// the while; each copy must be one of the two, and both must come.
+    fn copy_while_exchanged(
+        test: &str,
+        one: impl Fn(&Path) -> Copied,
+        other: impl Fn(&Path) -> Copied,
+    ) {
+        let folder = std::env::temp_dir().join(format!("ultari-{test}-{}", std::process::id()));
+        let (from, to) = (folder.join("from"), folder.join("to"));
+        fs::create_dir_all(&from).unwrap();
+        let (inside, outside): (PathBuf, PathBuf) = (from.join("entry"), folder.join("entry"));
+        let wanted = [one(&inside), other(&outside)];
+        let proc = Proc::open().unwrap();
+        let copy = || {
+            fs::create_dir(&to).unwrap();
+            let open = |path| OwnedFd::from(fs::File::open(path).unwrap());
+            copy(&open(&from), &open(&to), &proc).unwrap();
+            let entry = to.join("entry");
+            let stat = fs::symlink_metadata(&entry).unwrap();
+            let copied = match stat.file_type().is_char_device() {
+                true => Copied::Device,
+                false => Copied::File {
+                    content: fs::read_to_string(&entry).unwrap(),
+                    mode: stat.permissions().mode() & 0o7777,
+                },
+            };
+            fs::remove_dir_all(&to).unwrap();
+            copied
+        };
+        let done = AtomicBool::new(false);
+        let found: Vec<_> = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let flags = RenameFlags::RENAME_EXCHANGE;
+                while !done.load(Ordering::Relaxed) {
+                    renameat2(AT_FDCWD, &inside, AT_FDCWD, &outside, flags).unwrap();
+                }
+            });
+            let found = (0..2000).map(|_| copy()).collect();
+            done.store(true, Ordering::Relaxed);
+            found
+        });
+        fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(found.iter().find(|copied| !wanted.contains(copied)), None);
+        assert!(wanted.iter().all(|wanted| found.contains(wanted)), "no exchange");
+    }
+
     /// Shown: with the file opened by its name some 100 of the copies had read the device.
     #[test]
     fn a_device_in_the_place_of_a_file_is_not_opened() {
-        let folder = std::env::temp_dir().join(format!("ultari-copyup-{}", std::process::id()));
-        let (from, to) = (folder.join("from"), folder.join("to"));
-        fs::create_dir_all(&from).unwrap();
-        let (file, device) = (from.join("file"), folder.join("device"));
-        fs::write(&file, "content").unwrap();
-        mknod(&device, SFlag::S_IFCHR, Mode::S_IRUSR, makedev(1, 3)).unwrap();
-        let proc = Proc::open().unwrap();
-        let done = AtomicBool::new(false);
-        let outcomes: Vec<_> = std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    let here = nix::fcntl::AT_FDCWD;
-                    renameat2(here, &file, here, &device, RenameFlags::RENAME_EXCHANGE).unwrap();
-                }
-            });
-            let copy = || {
-                fs::create_dir(&to).unwrap();
-                let open = |path| OwnedFd::from(fs::File::open(path).unwrap());
-                let copied = copy(&open(&from), &open(&to), &proc).map_err(|e| format!("{e:#}"));
-                let found = fs::symlink_metadata(to.join("file")).map(|found| found.len());
-                let regular = to.join("file").is_file();
-                fs::remove_dir_all(&to).unwrap();
-                copied.map(|()| regular.then(|| found.unwrap()))
-            };
-            let outcomes = (0..2000).map(|_| copy()).collect();
-            done.store(true, Ordering::Relaxed);
-            outcomes
-        });
-        let count = |wanted: Result<Option<u64>, String>| {
-            outcomes.iter().filter(|outcome| **outcome == wanted).count()
+        let device = |path: &Path| {
+            mknod(path, SFlag::S_IFCHR, Mode::S_IRUSR, makedev(1, 3)).unwrap();
+            Copied::Device
         };
-        let (copied, made) = (count(Ok(Some(7))), count(Ok(None)));
-        assert_eq!(count(Ok(Some(0))), 0, "copies of what the device holds");
-        assert!(copied > 0 && made > 0, "{copied} copied, {made} devices made: no exchange");
-        fs::remove_dir_all(&folder).unwrap();
+        copy_while_exchanged("copyup", |path| file(path, "content", 0o600), device);
+    }
+
+    /// Shown: with the mode from a look at the name before it was opened, copies of the other file had
+    /// the set-user-ID bit.
+    #[test]
+    fn content_and_mode_are_of_one_file() {
+        let root = |path: &Path| file(path, "root's", 0o4755);
+        copy_while_exchanged("copymode", root, |path| file(path, "somebody's", 0o644));
     }
 }
