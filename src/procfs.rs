@@ -76,11 +76,15 @@ impl Proc {
         String::from_utf8(text).map_err(|_| Errno::EILSEQ)
     }
 
-    /// The text of the file `path`, which the kernel has ready as a whole when it is opened.
+    /// The text of the file `path`, which is short as a rule, and which the kernel hands out as a
+    /// whole: what does not fill the buffer is all.
     fn read_at_once(&self, path: &str) -> nix::Result<String> {
         let file = self.open_file(path, OFlag::O_RDONLY)?;
-        let mut text = vec![0; 16384];
+        let mut text = vec![0; 4096];
         let length = nix::unistd::read(&file, &mut text)?;
+        if length == text.len() {
+            return self.read(path);
+        }
         text.truncate(length);
         String::from_utf8(text).map_err(|_| Errno::EILSEQ)
     }

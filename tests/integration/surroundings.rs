@@ -38,6 +38,17 @@ fn where_it_works_all_the_same() {
 }
 
 #[test]
+fn ignored_signals_of_a_member_of_many_groups() {
+    // Which signals are ignored stands in /proc/self/status behind the list of groups.
+    let sandbox = Sandbox::with_script("groups", "grep SigIgn /proc/self/status");
+    let wrapper = "trap '' USR1; exec setpriv --groups $(seq -s , 10000 15000) -- \"$@\"";
+    let output = run(&sandbox, wrapper).ok();
+    let ignored = output.stdout.trim().strip_prefix("SigIgn:\t").unwrap();
+    let ignored = u64::from_str_radix(ignored, 16).unwrap();
+    assert_eq!(ignored & 1 << (libc::SIGUSR1 - 1), 0, "{output:?}");
+}
+
+#[test]
 fn a_closed_descriptor_is_no_door_to_what_the_runtime_opens() {
     // The lowest free numbers are the standard streams: nothing may be opened there and inherited.
     let mut sandbox = Sandbox::new("doors");
