@@ -12,6 +12,9 @@ from pathlib import Path
 
 from contenders import fail
 
+# How many containers wait at once in the second part of the measure `held`.
+HELD = 20
+
 
 def load():
     return float(Path("/proc/loadavg").read_text().split()[0])
@@ -165,30 +168,37 @@ class Measure:
         return int(output.read_text())
 
     def held(self):
-        """Between create and start: the process that waits, and what the runtime left beside it."""
-        found = {name: self.median(self.held_by, name) for name in self.arena.runtimes}
-        return {"counts": {"held": found}}
+        """Between create and start: the processes that wait, and what the runtime left beside them; of
+        one container alone, and for each of several, which share what they have of the program's file."""
+        runtimes = self.arena.runtimes
+        return {"counts": {
+            "held": {name: self.median(self.held_by, name, 1) for name in runtimes},
+            "held_each": {name: self.median(self.held_by, name, HELD) for name in runtimes},
+        }}
 
-    def held_by(self, name):
-        self.created(name)
-        init = json.loads(self.arena.call(name, "state", "bench"))["pid"]
+    def held_by(self, name, number):
+        for index in range(number):
+            bundle = self.arena.out / "bundles" / name / f"many-{index}"
+            self.arena.call(name, "create", "--bundle", str(bundle), f"many-{index}")
+        inits = {json.loads(self.arena.call(name, "state", f"many-{index}"))["pid"] for index in range(number)}
         own = str(self.arena.out / "bin" / name)
         kib = 0
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 words = (process / "cmdline").read_bytes().split(b"\0")
-                if int(process.name) == init or words[0].decode(errors="replace") == own:
+                if int(process.name) in inits or words[0].decode(errors="replace") == own:
                     kib += int(re.search(r"^Pss:\s*(\d+)", (process / "smaps_rollup").read_text(), re.M)[1])
             except (FileNotFoundError, ProcessLookupError):
                 continue
-        self.arena.call(name, "delete", "--force", "bench")
-        return kib
+        for index in range(number):
+            self.arena.call(name, "delete", "--force", f"many-{index}")
+        return kib / number
 
     def binary(self):
         return {"counts": {"binary": {name: size(self.arena.programs[name]) for name in self.arena.runtimes}}}
 
-    def median(self, measure, name):
-        return statistics.median(measure(name) for _ in range(1 if self.quick else 5))
+    def median(self, measure, *args):
+        return statistics.median(measure(*args) for _ in range(1 if self.quick else 5))
 
     def quiet(self, *command):
         ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)

@@ -54,7 +54,7 @@ pub fn parse(args: &[OsString]) -> clap::error::Result<Cli> {
     // else. Nor is what the program leaves behind freed.
     let mut quick = Cli::command().mut_args(|arg| arg.global(false));
     let matches = quick.try_get_matches_from_mut(args);
-    std::mem::forget(quick);
+    drop(quick);
     match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => Ok(cli),
         Err(_) => Cli::try_parse_from(args),

@@ -8,10 +8,11 @@ mod mounting;
 use std::cell::{Cell, OnceCell};
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use nix::poll::{PollFd, PollFlags};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::SigSet;
 use oci_spec::runtime::{LinuxNamespaceType as Ns, LinuxSeccomp};
@@ -417,9 +418,9 @@ fn prepare(plan: &Common, console: Option<OwnedFd>) -> Result<()> {
 }
 
 fn wait_at_gate(socket: &OwnedFd) -> Result<Channel> {
-    // It may be long until somebody comes.
-    sys::entry::shrink();
     loop {
+        // It may be long until somebody comes. If this fails, accept waits, and has its own words.
+        let _ = sys::wait::poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)]);
         let connection = sys::fs::accept(socket.as_raw_fd()).context("wait at the gate")?;
         let channel = Channel::over(connection);
         match channel.receive() {

@@ -12,6 +12,9 @@ use ultari::{log, seal, sys};
 #[cfg(not(test))]
 ultari::entry!(run);
 
+#[cfg(not(test))]
+ultari::c_heap!();
+
 #[global_allocator]
 static HEAP: sys::heap::Heap = sys::heap::Heap;
 

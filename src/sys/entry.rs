@@ -47,7 +47,7 @@ global_asm!(
 
 /// # Safety
 /// As the call demands.
-unsafe fn syscall(number: libc::c_long, args: &[usize; 6]) -> isize {
+pub(super) unsafe fn syscall(number: libc::c_long, args: &[usize; 6]) -> isize {
     let result: isize;
     let &[a, b, c, d, e, f] = args;
     // SAFETY: the kernel's calling convention; the caller answers for the arguments.
@@ -75,7 +75,7 @@ unsafe fn syscall(number: libc::c_long, args: &[usize; 6]) -> isize {
 /// # Safety
 /// `address` must be that of a word.
 #[cfg_attr(not(debug_assertions), inline(always))]
-unsafe fn word(address: usize) -> usize {
+pub(super) unsafe fn word(address: usize) -> usize {
     let value;
     // SAFETY: the caller's promise.
     #[cfg(target_arch = "x86_64")]
@@ -111,7 +111,7 @@ unsafe fn byte(address: usize) -> u32 {
 /// # Safety
 /// `address` must be that of a word that may be written.
 #[cfg_attr(not(debug_assertions), inline(always))]
-unsafe fn set_word(address: usize, value: usize) {
+pub(super) unsafe fn set_word(address: usize, value: usize) {
     // SAFETY: the caller's promise.
     #[cfg(target_arch = "x86_64")]
     unsafe {
@@ -157,11 +157,11 @@ pub fn take_mount() -> Option<OwnedFd> {
     }
 }
 
-const WORD: usize = size_of::<usize>();
+pub(super) const WORD: usize = size_of::<usize>();
 /// The bits of an address within its page.
-const PAGE: usize = 4095;
+pub(super) const PAGE: usize = 4095;
 /// From linux/mman.h, since Linux 5.14; before that the call does nothing.
-const MADV_POPULATE_WRITE: usize = 23;
+pub(super) const MADV_POPULATE_WRITE: usize = 23;
 const STACK: usize = 64 << 10;
 
 /// `stack`: argc, argv, null, environment, null, auxiliary vector (the psABI's "Process
@@ -408,7 +408,7 @@ unsafe fn populate(headers: usize, count: usize) {
 ///
 /// # Safety
 /// As for [`populate`]; and the advice must not take away what the pages hold.
-unsafe fn advise(headers: usize, count: usize, writable: bool, advice: usize) {
+pub(super) unsafe fn advise(headers: usize, count: usize, writable: bool, advice: usize) {
     let one = |segment: &Segment| {
         if (segment.flags & libc::PF_W != 0) == writable {
             let first = segment.start & !PAGE;
@@ -420,6 +420,12 @@ unsafe fn advise(headers: usize, count: usize, writable: bool, advice: usize) {
     };
     // SAFETY: the caller's promise.
     unsafe { for_each_segment(headers, count, one) };
+}
+
+/// How far from its own addresses the program was loaded. Its first segment, which has the address
+/// `first` in the file, begins with the page in which its headers are.
+pub(super) fn base(headers: usize, first: usize) -> usize {
+    (headers & !PAGE).wrapping_sub(first & !PAGE)
 }
 
 /// A part of the program in memory (`PT_LOAD`, elf(5)).
@@ -451,8 +457,6 @@ unsafe fn for_each_segment(
     let is_loaded = |header: usize| read(header, 0) as u32 == libc::PT_LOAD;
     let address = |header| read(header, std::mem::offset_of!(libc::Elf64_Phdr, p_vaddr));
     let end = headers + count * size_of::<libc::Elf64_Phdr>();
-    // The first segment begins with the page in which these headers are: so far from its own
-    // addresses the program was loaded.
     let mut header = headers;
     while header < end && !is_loaded(header) {
         header += size_of::<libc::Elf64_Phdr>();
@@ -460,7 +464,7 @@ unsafe fn for_each_segment(
     if header == end {
         return false;
     }
-    let base = (headers & !PAGE).wrapping_sub(address(header) & !PAGE);
+    let base = base(headers, address(header));
     // Backwards: the segment in which the headers are comes last, and is not needed again.
     let mut header = end;
     while header > headers {
@@ -479,21 +483,6 @@ unsafe fn for_each_segment(
         }
     }
     true
-}
-
-/// Lets go of the memory that a process which waits doesn't need: the program's code, which comes
-/// back page by page, and what is free of the heap.
-pub fn shrink() {
-    // SAFETY: the kernel's vector has the program's own headers; code and constants are mapped from
-    // its file, so what is dropped is read again; trimming the heap touches free memory only.
-    unsafe {
-        #[cfg(target_env = "gnu")]
-        libc::malloc_trim(0);
-        let headers = libc::getauxval(libc::AT_PHDR) as usize;
-        let count = libc::getauxval(libc::AT_PHNUM) as usize;
-        // Last of all: whatever is executed from here on comes back.
-        advise(headers, count, false, libc::MADV_DONTNEED as usize);
-    }
 }
 
 /// The command line, as C's `main` gets it.

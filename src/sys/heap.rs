@@ -1,9 +1,26 @@
 //! The heap of the program `ultari`: dlmalloc's, whatever the C library, whose own may ask the
-//! kernel for each bit of memory (musl's does).
+//! kernel for each bit of memory (musl's does), and whose own needs come from here, too, if it lets
+//! itself be told so.
 
 use std::alloc::{GlobalAlloc, Layout};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use dlmalloc::GlobalDlmalloc;
+use dlmalloc::Dlmalloc;
+
+const PAGE: usize = 4096;
+/// What the kernel is asked for at once: the most that starting a container uses, as a rule.
+const GRANULARITY: usize = 256 << 10;
+
+static MEMORY: Mutex<Dlmalloc> = Mutex::new({
+    let mut memory = Dlmalloc::new();
+    assert!(memory.set_granularity(GRANULARITY));
+    memory
+});
+
+/// The heap itself, until it is let go of.
+pub fn memory() -> MutexGuard<'static, Dlmalloc> {
+    MEMORY.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The allocator, one copy of it: inlined at each place that allocates, it would make up a tenth of
 /// the program.
@@ -15,26 +32,75 @@ unsafe impl GlobalAlloc for Heap {
     #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise; also below.
-        unsafe { GlobalDlmalloc.alloc(layout) }
+        unsafe { memory().malloc(layout.size(), layout.align()) }
     }
 
     #[inline(never)]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         // SAFETY: as above.
-        unsafe { GlobalDlmalloc.dealloc(block, layout) }
+        unsafe { memory().free(block, layout.size(), layout.align()) }
     }
 
     #[inline(never)]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as above.
-        unsafe { GlobalDlmalloc.alloc_zeroed(layout) }
+        unsafe { memory().calloc(layout.size(), layout.align()) }
     }
 
     #[inline(never)]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: as above.
-        unsafe { GlobalDlmalloc.realloc(block, layout, size) }
+        unsafe { memory().realloc(block, layout.size(), layout.align(), size) }
     }
+}
+
+/// C's `malloc` and its kin, which a static program with musl may bring itself.
+#[macro_export]
+macro_rules! c_heap {
+    () => {
+        /// SAFETY, of all four: passed on as they are; the C library keeps their contract
+        /// (malloc(3)), and has nothing else that gives or takes memory of this kind.
+        #[cfg(target_env = "musl")]
+        #[allow(unsafe_code)]
+        mod c_heap {
+            use std::ffi::c_void;
+            use $crate::sys::heap::{allocated, memory};
+
+            #[unsafe(no_mangle)]
+            extern "C" fn malloc(size: usize) -> *mut c_void {
+                allocated(unsafe { memory().c_malloc(size) })
+            }
+
+            #[unsafe(no_mangle)]
+            extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
+                let size = count.checked_mul(size).unwrap_or(usize::MAX);
+                allocated(unsafe { memory().calloc(size, 1) })
+            }
+
+            #[unsafe(no_mangle)]
+            unsafe extern "C" fn realloc(block: *mut c_void, size: usize) -> *mut c_void {
+                if block.is_null() {
+                    return malloc(size);
+                }
+                allocated(unsafe { memory().c_realloc(block.cast(), size) })
+            }
+
+            #[unsafe(no_mangle)]
+            unsafe extern "C" fn free(block: *mut c_void) {
+                if !block.is_null() {
+                    unsafe { memory().c_free(block.cast()) };
+                }
+            }
+        }
+    };
+}
+
+/// What C's functions return: null with an `errno`, if there is no memory.
+pub fn allocated(block: *mut u8) -> *mut std::ffi::c_void {
+    if block.is_null() {
+        nix::errno::Errno::ENOMEM.set();
+    }
+    block.cast()
 }
 
 /// Has the kernel make the first pages of the heap in one call, instead of one page fault each: what
@@ -42,7 +108,17 @@ unsafe impl GlobalAlloc for Heap {
 pub fn populate() {
     const USED: usize = 132 << 10;
     let first = Vec::<u8>::with_capacity(USED);
-    let start = first.as_ptr() as usize & !4095;
+    let start = first.as_ptr() as usize & !(PAGE - 1);
     // SAFETY: pages of the heap, which keep what they hold.
     unsafe { libc::madvise(start as *mut _, USED, libc::MADV_POPULATE_WRITE) };
+}
+
+/// Gives back to the kernel what is free at the end of the heap.
+pub fn trim() {
+    let mut memory = memory();
+    // In this unit it is given back.
+    memory.set_granularity(PAGE);
+    // SAFETY: the kernel's memory, which nobody else changes.
+    unsafe { memory.trim(0) };
+    memory.set_granularity(GRANULARITY);
 }

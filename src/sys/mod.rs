@@ -15,6 +15,7 @@ pub mod net;
 pub mod process;
 pub mod seccomp;
 pub mod tty;
+pub mod wait;
 
 use std::os::fd::{FromRawFd, OwnedFd};
 

@@ -30,6 +30,29 @@ fn create_start_state_kill_delete() {
     sandbox.expect_nothing_left();
 }
 
+/// Of what the runtime needed to make the container, 300 KiB, not much is held.
+#[test]
+fn who_waits_for_the_start_holds_little_memory() {
+    let mut sandbox = Sandbox::with_script("little", "exit 7");
+    let profile = include_str!("../data/configs/docker28-run-rm-echo.json");
+    let profile: Value = serde_json::from_str(profile).unwrap();
+    for (seccomp, most) in [(Value::Null, 160), (profile["linux"]["seccomp"].clone(), 224)] {
+        sandbox.config["linux"]["seccomp"] = seccomp;
+        sandbox.create().ok();
+        let rollup = format!("/proc/{}/smaps_rollup", sandbox.pid());
+        let anonymous = || -> u32 {
+            let text = fs::read_to_string(&rollup).unwrap();
+            let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
+            line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
+        };
+        wait_until("it has little memory", || anonymous() <= most);
+        let pid = sandbox.pid();
+        sandbox.start().ok();
+        assert_eq!(host().exit_code_of_orphan(pid), 7);
+        sandbox.delete().ok();
+    }
+}
+
 #[test]
 fn state_has_the_properties_of_the_spec() {
     let mut sandbox = Sandbox::with_script("state", "sleep 100");

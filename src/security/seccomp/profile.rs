@@ -77,8 +77,12 @@ impl Profile {
             unknown: Vec::new(),
         };
         let listed = seccomp.architectures().as_deref().unwrap_or_default();
+        let names = seccomp.syscalls().iter().flatten().map(|entry| entry.names().len()).sum();
         for (index, (abi, calls)) in family.iter().zip(&mut profile.abis).enumerate() {
             calls.listed = index == 0 || listed.contains(&abi.arch);
+            if calls.listed {
+                calls.calls.reserve(names);
+            }
         }
         for (entry, syscall) in seccomp.syscalls().iter().flatten().enumerate() {
             profile.add(family, entry, syscall)?;

@@ -242,8 +242,7 @@ impl Watch {
         let mut outcome = poll(&mut fds, timeout);
         if outcome == Ok(0) && !self.hung_up {
             // It may be long until anything happens.
-            ultari::sys::entry::shrink();
-            outcome = poll(&mut fds, PollTimeout::NONE);
+            outcome = ultari::sys::wait::poll(&mut fds).map(|()| 1);
         }
         match outcome {
             Ok(_) | Err(Errno::EINTR) => {}
