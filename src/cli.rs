@@ -51,9 +51,10 @@ pub struct Cli {
 /// Those of clap: also what `--help` shows.
 pub fn parse(args: &[OsString]) -> clap::error::Result<Cli> {
     // The common flags stand first, as a rule; to have them in each command takes as long as all
-    // else. Nor is what the program leaves behind freed.
+    // else.
     let mut quick = Cli::command().mut_args(|arg| arg.global(false));
     let matches = quick.try_get_matches_from_mut(args);
+    // What is needed later finds room at the heap's beginning.
     drop(quick);
     match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => Ok(cli),

@@ -127,6 +127,9 @@ pub struct NewContainer<'a> {
 /// Sets up the container and becomes its program.
 pub fn new_container(mut plan: NewContainer, channel: Channel) -> ! {
     timings::enter_init();
+    // As much as it writes to; to compile a filter takes more.
+    let size = if plan.config.seccomp.is_some() { 96 } else { 40 };
+    sys::heap::populate_again(size << 10);
     let gate = std::mem::replace(&mut plan.gate, Gate::Channel);
     finish(channel, |channel| {
         let console = set_up(&mut plan, channel)?;

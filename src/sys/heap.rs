@@ -3,6 +3,7 @@
 //! itself be told so.
 
 use std::alloc::{GlobalAlloc, Layout};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dlmalloc::Dlmalloc;
@@ -58,38 +59,37 @@ unsafe impl GlobalAlloc for Heap {
 #[macro_export]
 macro_rules! c_heap {
     () => {
-        /// SAFETY, of all four: passed on as they are; the C library keeps their contract
-        /// (malloc(3)), and has nothing else that gives or takes memory of this kind.
+        // SAFETY: the C library calls these four as malloc(3) has it, and nothing else gives or
+        // takes memory of this kind.
         #[cfg(target_env = "musl")]
         #[allow(unsafe_code)]
         mod c_heap {
             use std::ffi::c_void;
             use $crate::sys::heap::{allocated, memory};
 
+            // SAFETY: as above.
             #[unsafe(no_mangle)]
             extern "C" fn malloc(size: usize) -> *mut c_void {
                 allocated(unsafe { memory().c_malloc(size) })
             }
 
+            // SAFETY: as above.
             #[unsafe(no_mangle)]
             extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
                 let size = count.checked_mul(size).unwrap_or(usize::MAX);
                 allocated(unsafe { memory().calloc(size, 1) })
             }
 
+            // SAFETY: as above; without a block it is malloc.
             #[unsafe(no_mangle)]
             unsafe extern "C" fn realloc(block: *mut c_void, size: usize) -> *mut c_void {
-                if block.is_null() {
-                    return malloc(size);
-                }
                 allocated(unsafe { memory().c_realloc(block.cast(), size) })
             }
 
+            // SAFETY: as above; without a block it does nothing.
             #[unsafe(no_mangle)]
             unsafe extern "C" fn free(block: *mut c_void) {
-                if !block.is_null() {
-                    unsafe { memory().c_free(block.cast()) };
-                }
+                unsafe { memory().c_free(block.cast()) };
             }
         }
     };
@@ -103,14 +103,26 @@ pub fn allocated(block: *mut u8) -> *mut std::ffi::c_void {
     block.cast()
 }
 
+/// Address of the heap's first page; 0 if the program has another heap.
+static FIRST: AtomicUsize = AtomicUsize::new(0);
+
 /// Has the kernel make the first pages of the heap in one call, instead of one page fault each: what
 /// each command uses in any case.
 pub fn populate() {
     const USED: usize = 132 << 10;
     let first = Vec::<u8>::with_capacity(USED);
-    let start = first.as_ptr() as usize & !(PAGE - 1);
-    // SAFETY: pages of the heap, which keep what they hold.
-    unsafe { libc::madvise(start as *mut _, USED, libc::MADV_POPULATE_WRITE) };
+    FIRST.store(first.as_ptr() as usize & !(PAGE - 1), Ordering::Relaxed);
+    populate_again(USED);
+}
+
+/// The same for the first `size` bytes in a child, which shares them with its parent until one of the
+/// two writes to them.
+pub fn populate_again(size: usize) {
+    let first = FIRST.load(Ordering::Relaxed);
+    if first != 0 {
+        // SAFETY: pages of the heap, which keep what they hold.
+        unsafe { libc::madvise(first as *mut _, size, libc::MADV_POPULATE_WRITE) };
+    }
 }
 
 /// Gives back to the kernel what is free at the end of the heap.
