@@ -76,19 +76,6 @@ impl Proc {
         String::from_utf8(text).map_err(|_| Errno::EILSEQ)
     }
 
-    /// The text of the file `path`, which is short as a rule, and which the kernel hands out as a
-    /// whole: what does not fill the buffer is all.
-    fn read_at_once(&self, path: &str) -> nix::Result<String> {
-        let file = self.open_file(path, OFlag::O_RDONLY)?;
-        let mut text = vec![0; 4096];
-        let length = nix::unistd::read(&file, &mut text)?;
-        if length == text.len() {
-            return self.read(path);
-        }
-        text.truncate(length);
-        String::from_utf8(text).map_err(|_| Errno::EILSEQ)
-    }
-
     /// The signals that the calling process ignores; bit n is signal n + 1 (proc_pid_status(5)).
     ///
     /// # Errors
@@ -108,7 +95,7 @@ impl Proc {
 
     /// What follows `name` in `pid`'s `status` file.
     fn status(&self, pid: &str, name: &str) -> nix::Result<Option<String>> {
-        let text = self.read_at_once(&format!("{pid}/status"))?;
+        let text = self.read(&format!("{pid}/status"))?;
         let value = text.lines().find_map(|line| line.strip_prefix(name));
         Ok(value.map(|value| value.trim().to_owned()))
     }
@@ -139,7 +126,7 @@ impl Proc {
     /// # Errors
     /// When the file can't be read or makes no sense.
     pub fn stat(&self, pid: i32) -> Result<Option<ProcessStat>> {
-        let text = match self.read_at_once(&format!("{pid}/stat")) {
+        let text = match self.read(&format!("{pid}/stat")) {
             Ok(text) => text,
             Err(Errno::ENOENT | Errno::ESRCH) => return Ok(None),
             Err(errno) => return Err(errno).with_context(|| format!("read /proc/{pid}/stat")),

@@ -8,7 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dlmalloc::Dlmalloc;
 
-const PAGE: usize = 4096;
+use super::entry::PAGE;
+
 /// What the kernel is asked for at once: the most that starting a container uses, as a rule.
 const GRANULARITY: usize = 256 << 10;
 
@@ -111,7 +112,7 @@ static FIRST: AtomicUsize = AtomicUsize::new(0);
 pub fn populate() {
     const USED: usize = 132 << 10;
     let first = Vec::<u8>::with_capacity(USED);
-    FIRST.store(first.as_ptr() as usize & !(PAGE - 1), Ordering::Relaxed);
+    FIRST.store(first.as_ptr() as usize & !PAGE, Ordering::Relaxed);
     populate_again(USED);
 }
 
@@ -129,7 +130,7 @@ pub fn populate_again(size: usize) {
 pub fn trim() {
     let mut memory = memory();
     // In this unit it is given back.
-    memory.set_granularity(PAGE);
+    memory.set_granularity(PAGE + 1);
     // SAFETY: the kernel's memory, which nobody else changes.
     unsafe { memory.trim(0) };
     memory.set_granularity(GRANULARITY);

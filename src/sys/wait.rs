@@ -40,6 +40,8 @@ pub fn poll(fds: &mut [PollFd]) -> nix::Result<()> {
 ///
 /// # Safety
 /// `top` must be an address in the last pages of the process's first stack.
+// As part of a caller, whose variables may take more than a page, it would drop some of these.
+#[inline(never)]
 unsafe fn drop_old_stack(top: usize) {
     // The kernel keeps all other mappings 1 MiB away from it (stack_guard_gap).
     const MOST: usize = 512 << 10;
@@ -47,7 +49,7 @@ unsafe fn drop_old_stack(top: usize) {
     let here = (&raw const here) as usize;
     // Not on a thread's stack, which has neighbours.
     if top.wrapping_sub(here) < MOST {
-        // The rest of this function's may begin one page below.
+        // The rest of this function's own may be one page below.
         let end = (here & !PAGE) - (PAGE + 1);
         // SAFETY: nobody has anything there.
         unsafe { syscall(libc::SYS_madvise, &[end - MOST, MOST, DONTNEED, 0, 0, 0]) };
@@ -70,7 +72,7 @@ unsafe fn doze(
     unsafe {
         let pointers = pointers.filter(|pointers| pointers.advise(DONTNEED));
         advise(headers, count, false, DONTNEED);
-        let result = syscall(libc::SYS_ppoll, &[fds.as_ptr() as usize, fds.len(), 0, 0, 8, 0]);
+        let result = syscall(libc::SYS_ppoll, &[fds.as_mut_ptr() as usize, fds.len(), 0, 0, 8, 0]);
         if let Some(pointers) = pointers {
             pointers.restore();
         }
