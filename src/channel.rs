@@ -11,7 +11,8 @@
 //! keeps or passes the pty     ◀─ Console(fd)
 //! opens the gate              ◀─ Ready ─────   waits at the gate (`create`), or
 //!                             ── Start ─────▶  (`run`, `exec`) goes on; sent before Ready where
-//!                                              P has nothing to do in between
+//!                                              P has nothing to do in between. With the seccomp
+//!                                              filter, which P has compiled meanwhile
 //! passes it to the agent      ◀─ Listener(fd)  seccomp filter with SCMP_ACT_NOTIFY is loaded
 //!                             ── Delivered ─▶
 //! exec has worked             ◀─ (end) ─────   execve closes the socket
@@ -64,6 +65,11 @@ pub enum Message {
         /// The signals that the process ignores because the runtime was told to: bit n is signal
         /// n + 1.
         ignored: u64,
+        /// The seccomp filter as [`Filter::to_bytes`] has it. Empty if there is none, or if it is longer
+        /// than a message; whoever wants it compiles it then.
+        ///
+        /// [`Filter::to_bytes`]: crate::security::seccomp::Filter::to_bytes
+        filter: Vec<u8>,
     },
     /// The seccomp filter's notification descriptor.
     Listener(OwnedFd),
@@ -86,7 +92,12 @@ impl Message {
             Self::HooksDone => (4, "", &[]),
             Self::Console(fd) => (5, "", from_ref(fd)),
             Self::Ready => (6, "", &[]),
-            Self::Start { ignored } => return (7, ignored.to_ne_bytes().to_vec().into(), &[]),
+            Self::Start { ignored, filter } => {
+                let whole = [&ignored.to_ne_bytes(), filter.as_slice()].concat();
+                let fits = whole.len() <= MAX_TEXT;
+                let part = if fits { whole } else { ignored.to_ne_bytes().to_vec() };
+                return (7, part.into(), &[]);
+            }
             Self::Failed(text) => (8, text, &[]),
             Self::Warning(text) => (9, text, &[]),
             Self::Listener(fd) => (10, "", from_ref(fd)),
@@ -103,7 +114,8 @@ impl Message {
             _ => {}
         }
         // Whoever comes to the gate may be of a version that says nothing.
-        let ignored = text.try_into().map_or(0, u64::from_ne_bytes);
+        let (ignored, filter) = text.split_first_chunk().unwrap_or((&[0; 8], &[]));
+        let ignored = u64::from_ne_bytes(*ignored);
         let text = || String::from_utf8_lossy(text).into_owned();
         let fd = fds.pop();
         ensure!(fds.is_empty(), "channel: message {tag} makes no sense");
@@ -112,7 +124,7 @@ impl Message {
             (4, None) => Self::HooksDone,
             (5, Some(fd)) => Self::Console(fd),
             (6, None) => Self::Ready,
-            (7, None) => Self::Start { ignored },
+            (7, None) => Self::Start { ignored, filter: filter.to_vec() },
             (8, None) => Self::Failed(text()),
             (9, None) => Self::Warning(text()),
             (10, Some(fd)) => Self::Listener(fd),
@@ -247,11 +259,17 @@ mod tests {
     fn messages_arrive_whole_and_in_order() {
         let (a, b) = Channel::pair().unwrap();
         a.send(&Message::Failed("no such thing".into())).unwrap();
-        a.send(&Message::Start { ignored: 1 << 63 | 5 }).unwrap();
+        let filter = vec![3; 100];
+        a.send(&Message::Start { ignored: 1 << 63 | 5, filter }).unwrap();
+        let filter = vec![3; MAX_TEXT];
+        a.send(&Message::Start { ignored: 6, filter }).unwrap();
         a.send(&Message::HooksDone).unwrap();
         assert!(matches!(b.receive().unwrap(), Some(Message::Failed(t)) if t == "no such thing"));
         let start = b.receive().unwrap();
-        assert!(matches!(start, Some(Message::Start { ignored }) if ignored == 1 << 63 | 5));
+        assert!(matches!(start, Some(Message::Start { ignored, filter })
+            if ignored == 1 << 63 | 5 && filter == [3; 100]));
+        let start = b.receive().unwrap();
+        assert!(matches!(start, Some(Message::Start { ignored: 6, filter }) if filter.is_empty()));
         b.expect(&Message::HooksDone).unwrap();
         drop(a);
         assert!(b.receive().unwrap().is_none());

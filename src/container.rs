@@ -241,7 +241,7 @@ impl Container {
         connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &address)
             .context("connect to the container's init (another start may have been first)")?;
         let channel = Channel::over(socket);
-        channel.send(&Message::Start { ignored: 0 })?;
+        channel.send(&Message::Start { ignored: 0, filter: Vec::new() })?;
         wait_for_exec(&channel, agent)?;
         self.folder.wait_for_exec();
         Ok(())

@@ -5,7 +5,7 @@
 
 mod mounting;
 
-use std::cell::{Cell, OnceCell};
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -25,7 +25,7 @@ use crate::security::seccomp;
 use crate::spec::{Config, Hook, MemoryPolicy, Process};
 use crate::state::{InitFile, Record};
 use crate::sys::clone::exit_now;
-use crate::{cgroup, executable, hooks, log, namespace, process, sys, timings};
+use crate::{cgroup, executable, hooks, log, namespace, process, seal, sys, timings};
 
 /// Where the process waits before it becomes the program.
 pub enum Gate {
@@ -39,8 +39,8 @@ pub enum Gate {
 pub struct Common<'a> {
     /// What to run; a container without a program waits until it is deleted.
     pub process: Option<&'a Process>,
-    /// Its system call filter.
-    pub filter: SystemCallFilter<'a>,
+    /// The profile of its system call filter, which the parent compiles meanwhile.
+    pub seccomp: Option<&'a LinuxSeccomp>,
     /// Whether it has lost the capabilities that the program must never gain.
     pub bounded: Cell<bool>,
     /// The host's procfs.
@@ -56,49 +56,11 @@ pub struct Common<'a> {
 }
 
 impl Common<'_> {
-    /// What can be done while the parent makes the cgroups.
-    fn prepare_early(&self, bound: bool) -> Result<()> {
-        self.filter.get()?;
-        if bound {
-            self.limit_capabilities()?;
-        }
-        timings::step("compile the system call filter, limit capabilities");
-        Ok(())
-    }
-
     fn limit_capabilities(&self) -> Result<()> {
         match self.process {
             Some(process) if !self.bounded.replace(true) => process.capabilities.apply_bounding(),
             _ => Ok(()),
         }
-    }
-}
-
-/// `linux.seccomp`, which the process compiles itself: it waits for its parent in any case, and
-/// everybody else waits for the parent.
-pub struct SystemCallFilter<'a> {
-    profile: Option<&'a LinuxSeccomp>,
-    by_hand: bool,
-    compiled: OnceCell<seccomp::Filter>,
-}
-
-impl<'a> SystemCallFilter<'a> {
-    /// The filter of `config`. `by_hand`: a person has called, and not an engine, whose profiles name
-    /// calls of every architecture and of newer kernels: what there is to say of those is for whoever
-    /// looks at the log, or for this person.
-    pub fn new(config: &'a Config, by_hand: bool) -> Self {
-        Self { profile: config.seccomp.as_ref(), by_hand, compiled: OnceCell::new() }
-    }
-
-    /// The compiled filter, if there is to be one.
-    fn get(&self) -> Result<Option<&seccomp::Filter>> {
-        let Some(profile) = self.profile else { return Ok(None) };
-        if self.compiled.get().is_none() {
-            let filter = seccomp::compile(profile)?;
-            filter.warnings.iter().for_each(|text| log::quiet_warning(text, self.by_hand));
-            let _ = self.compiled.set(filter);
-        }
-        Ok(self.compiled.get())
     }
 }
 
@@ -127,9 +89,11 @@ pub struct NewContainer<'a> {
 /// Sets up the container and becomes its program.
 pub fn new_container(mut plan: NewContainer, channel: Channel) -> ! {
     timings::enter_init();
-    // As much as it writes to; to compile a filter takes more.
-    let size = if plan.config.seccomp.is_some() { 96 } else { 40 };
-    sys::heap::populate_again(size << 10);
+    // As much as it writes to.
+    sys::heap::populate_again(40 << 10);
+    if !pivots_unseen(&plan) {
+        seal::let_go();
+    }
     let gate = std::mem::replace(&mut plan.gate, Gate::Channel);
     finish(channel, |channel| {
         let console = set_up(&mut plan, channel)?;
@@ -184,7 +148,6 @@ fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>>
     }
     if plan.record.cgroup.is_unit() {
         // systemd makes the cgroup only now, and nothing is to be done outside of it.
-        plan.common.prepare_early(false)?;
         mounting::take_place(channel)?;
     }
     if user {
@@ -216,10 +179,22 @@ fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>>
     if !hidden {
         mounting::hide(&root, config, &null)?;
     }
+    if pivots_unseen(plan) {
+        // Only now: what is mounted until then may be a copy of the host's mounts.
+        seal::let_go_with_host();
+    }
     rootfs::pivot(&root, config, plan.no_pivot)?;
     apply_sysctl(config, plan.common.proc)?;
     timings::step("pivot into the root, set sysctls");
     Ok(console)
+}
+
+/// Whether the host's mounts are taken down before anything but this program has seen them in the new
+/// mount namespace.
+fn pivots_unseen(plan: &NewContainer) -> bool {
+    plan.config.namespaces.is_new(Ns::Mount)
+        && !plan.no_pivot
+        && plan.config.hooks.create_container.is_empty()
 }
 
 /// The program inherits what is blocked; nothing is to be.
@@ -228,13 +203,22 @@ fn unblock_signals() -> Result<()> {
 }
 
 /// Waits for the word to go on. What the caller ignores is no longer ignored then: the program would
-/// inherit that.
-fn wait_for_start(channel: &Channel) -> Result<()> {
-    let Message::Start { ignored } = channel.next()? else { bail!("channel: expected Start") };
+/// inherit that. Returns the filter of `seccomp`.
+fn wait_for_start(
+    channel: &Channel,
+    seccomp: Option<&LinuxSeccomp>,
+) -> Result<Option<seccomp::Filter>> {
+    let Message::Start { ignored, filter } = channel.next()? else {
+        bail!("channel: expected Start")
+    };
     for signal in (1..=64).filter(|signal| ignored & 1 << (signal - 1) != 0) {
         sys::clone::reset_signal(signal);
     }
-    Ok(())
+    let filter = seccomp.map(|profile| match seccomp::Filter::from_bytes(&filter, profile) {
+        Some(filter) => Ok(filter),
+        None => seccomp::compile(profile),
+    });
+    filter.transpose()
 }
 
 fn become_root() -> Result<()> {
@@ -330,7 +314,6 @@ fn join(
     channel: &Channel,
 ) -> Result<Option<OwnedFd>> {
     unblock_signals()?;
-    plan.prepare_early(false)?;
     mounting::take_place(channel)?;
     if !flags.is_empty() {
         setns(target, flags).context("exec: join the container's namespaces")?;
@@ -372,7 +355,7 @@ fn become_program(
     plan.process.map_or(Ok(()), |process| executable::check(&process.args[0], &process.env))?;
     timings::step("limits, user, look for the program");
     channel.send(&Message::Ready)?;
-    wait_for_start(channel)?;
+    let filter = wait_for_start(channel, plan.seccomp)?;
     timings::step("wait for the start");
     if let Gate::Socket(socket) = gate {
         // From now on errors interest whoever comes to the gate; the parent is gone.
@@ -386,7 +369,7 @@ fn become_program(
         exit_now(1);
     }
     late.map_or(Ok(()), process::apply_scheduler)?;
-    Err(process::exec(process, plan.filter.get()?, channel))
+    Err(process::exec(process, filter.as_ref(), channel))
 }
 
 fn prepare(plan: &Common, console: Option<OwnedFd>) -> Result<()> {

@@ -125,7 +125,10 @@ fn enter_cgroups(
 ) -> Result<()> {
     if !record.cgroup.is_unit() {
         // Hooks have the capabilities that the runtime has.
-        common.prepare_early(config.hooks.create_container.is_empty())?;
+        if config.hooks.create_container.is_empty() {
+            common.limit_capabilities()?;
+            timings::step("limit capabilities");
+        }
         take_place(channel)?;
     }
     match config.namespaces.get(Ns::Cgroup).map(|namespace| &namespace.path) {

@@ -29,9 +29,30 @@ pub struct Child {
     /// It has been told to start already.
     pub(super) started: bool,
     pub(super) channel: Channel,
+    /// Its seccomp filter, as a message has it.
+    filter: Vec<u8>,
 }
 
 impl Child {
+    pub(super) fn new(pid: i32, pidfd: OwnedFd, first: bool, channel: Channel) -> Self {
+        Self { pid, pidfd, console: None, first, started: false, channel, filter: Vec::new() }
+    }
+
+    /// Compiles `linux.seccomp`, for which it has no time itself: everybody waits for it.
+    ///
+    /// What there is to say of the profile is for whoever looks at the log, or for the person who has
+    /// called: engines' profiles name calls of every architecture and of newer kernels.
+    pub(super) fn compile_filter(&mut self, config: &Config, options: &Options) -> Result<()> {
+        if let Some(profile) = &config.seccomp {
+            let filter = seccomp::compile(profile)?;
+            let by_hand = options.pid_file.is_none();
+            filter.warnings.iter().for_each(|text| log::quiet_warning(text, by_hand));
+            self.filter = filter.to_bytes();
+            timings::step("compile the system call filter");
+        }
+        Ok(())
+    }
+
     /// Lets it execute its program as a process of `container`.
     ///
     /// # Errors
@@ -56,7 +77,7 @@ impl Child {
     /// Tells it to go on; what it needs for that, it leaves to the parent, who waits for it anyway.
     pub(super) fn say_start(&self, proc: &Proc) -> Result<()> {
         let ignored = proc.ignored_signals().context("read which signals are ignored")?;
-        self.channel.send(&Message::Start { ignored })
+        self.channel.send(&Message::Start { ignored, filter: self.filter.clone() })
     }
 
     /// Tells it to start before it is ready, which saves it a wait: if nobody has anything to do

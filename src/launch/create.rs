@@ -15,7 +15,7 @@ use super::{pass_descriptors, place};
 use crate::cgroup::{self, Location, Unfinished};
 use crate::channel::{Channel, Message};
 use crate::container::{Container, Status, state_json};
-use crate::init::{self, Common, Gate, NewContainer, SystemCallFilter};
+use crate::init::{self, Common, Gate, NewContainer};
 use crate::procfs::Proc;
 use crate::resctrl::Groups;
 use crate::rootfs::{self, idmap};
@@ -190,7 +190,7 @@ fn plan<'a>(
         loopback: config.namespaces.is_new(Ns::Network) && !visits_network(config),
         common: Common {
             process: config.process.as_ref(),
-            filter: SystemCallFilter::new(config, options.pid_file.is_none()),
+            seccomp: config.seccomp.as_ref(),
             bounded: Cell::new(false),
             proc,
             preserve_fds: options.preserve_fds,
@@ -257,12 +257,14 @@ fn accompany(
         // They come after all that.
         false => rest().and_then(|()| child.channel.send(&placed))?,
     }
+    timings::step("put init on record, set the device rules, bring lo up");
     // Before the program may look around; init has enough to do meanwhile.
     seal::let_go();
+    timings::step("let go of the seal");
+    child.compile_filter(config, options)?;
     if let (None, Some(process)) = (gate, &config.process) {
         child.start_at_once(config, process, options, proc)?;
     }
-    timings::step("put init on record, set the device rules, bring lo up");
     child.converse(options, &|| runtime_hooks(record, config, pid))?;
     timings::step("wait until init is ready");
     match gate {
@@ -289,12 +291,11 @@ fn clone_init(plan: NewContainer, cgroup: &cgroup::Cgroup) -> Result<(Child, Ini
     }
     match namespace::fork(namespaces, cgroup, plan.common.process, plan.common.proc)? {
         Forked::Child => {
-            seal::let_go();
             drop(channel);
             init::new_container(plan, theirs)
         }
         Forked::Parent { pid, pidfd } => {
-            let child = Child { pid, pidfd, console: None, first: true, started: false, channel };
+            let child = Child::new(pid, pidfd, true, channel);
             match nix::unistd::fchdir(&here).context("return to the working directory") {
                 Ok(()) => Ok((child, plan.init_file)),
                 Err(error) => Err(child.give_up(error)),

@@ -11,7 +11,7 @@ use super::{Child, Options, check_terminal, keyring, limit_capabilities};
 use super::{pass_descriptors, place};
 use crate::channel::{Channel, Message};
 use crate::container::Container;
-use crate::init::{self, Common, SystemCallFilter};
+use crate::init::{self, Common};
 use crate::spec::Process;
 use crate::sys::clone::Forked;
 use crate::{cgroup, host, namespace, seal, sys, timings};
@@ -52,7 +52,7 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
     let proc = container.proc();
     let plan = Common {
         process: Some(process),
-        filter: SystemCallFilter::new(config, options.pid_file.is_none()),
+        seccomp: config.seccomp.as_ref(),
         bounded: Cell::new(false),
         proc,
         preserve_fds: options.preserve_fds,
@@ -91,14 +91,13 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
             let user = config.namespaces.get(Ns::User).is_some();
             init::joined(&plan, &target, left, user, root, theirs)
         }
-        Forked::Parent { pid, pidfd } => {
-            Child { pid, pidfd, console: None, first: false, started: false, channel }
-        }
+        Forked::Parent { pid, pidfd } => Child::new(pid, pidfd, false, channel),
     };
     drop(theirs);
     timings::step("clone the process");
     let outcome = place(&child, &cgroup, &container.record, Some(process), proc)
         .and_then(|()| child.channel.send(&Message::Placed(cgroup.door()?)))
+        .and_then(|()| child.compile_filter(config, options))
         .and_then(|()| child.start_at_once(config, process, options, proc))
         .and_then(|()| child.converse(options, &|| Ok(())));
     timings::step("put it into the cgroup, wait until it is ready");

@@ -61,6 +61,36 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// What [`Filter::from_bytes`] makes the same filter of, in another process of the same program.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(4 + 8 * self.program.len());
+        bytes.extend(self.flags.to_ne_bytes());
+        for sock_filter { code, jt, jf, k } in &self.program {
+            bytes.extend(code.to_ne_bytes());
+            bytes.extend([*jt, *jf]);
+            bytes.extend(k.to_ne_bytes());
+        }
+        bytes
+    }
+
+    /// The filter that `bytes` are of and that was compiled from `seccomp`; none if there are none.
+    pub fn from_bytes(bytes: &[u8], seccomp: &LinuxSeccomp) -> Option<Self> {
+        let (flags, program) = bytes.split_first_chunk()?;
+        let (instructions, _) = program.as_chunks::<8>();
+        let program = instructions.iter().map(|[a, b, jt, jf, k @ ..]| sock_filter {
+            code: u16::from_ne_bytes([*a, *b]),
+            jt: *jt,
+            jf: *jf,
+            k: u32::from_ne_bytes(*k),
+        });
+        Some(Self {
+            program: program.collect(),
+            flags: u32::from_ne_bytes(*flags),
+            listener: Listener::of(seccomp),
+            warnings: Vec::new(),
+        })
+    }
+
     /// Loads the filter into the calling thread for good and returns the notification descriptor
     /// if there is a [`Filter::listener`]. NO_NEW_PRIVS is left as it is.
     pub fn load(&self) -> Result<Option<OwnedFd>> {

@@ -134,6 +134,19 @@ fn nothing_that_the_runtime_is_mapped_from_can_be_written_to() {
     }
 }
 
+/// The mount that the runtime runs from is among those of the host for a moment.
+///
+/// Shown: with seal::let_go_with_host called before the container's mounts are made it was there.
+#[test]
+fn no_copy_of_the_hosts_mounts_has_the_runtimes_own() {
+    let mut sandbox = Sandbox::with_script("copies", "cat /host/version /proc/self/mountinfo");
+    sandbox.mount(json!({"destination": "/host", "source": "/proc", "options": ["rbind"]}));
+    let seen = sandbox.run().ok().stdout;
+    assert!(seen.starts_with("Linux version"), "{seen}");
+    let name = program().file_name().unwrap().to_str().unwrap();
+    assert!(!seen.contains(&format!("/{name} ")), "{seen}");
+}
+
 /// Who can't make mounts has a copy in memory that nobody can write to.
 ///
 /// Shown: with seal::ensure returning at once the file of the process had no seals.
