@@ -19,8 +19,8 @@ fn main() -> Result<()> {
         ["config", file] => drop(black_box(config(file)?)),
         ["seccomp", file] => {
             let config = config(file)?;
-            let profile = config.seccomp.as_ref().context("it has no linux.seccomp")?;
-            drop(black_box(seccomp::compile(profile)?));
+            let seccomp = config.seccomp.as_ref().context("it has no linux.seccomp")?;
+            drop(black_box(seccomp::compile(seccomp.profile()?)?));
         }
         _ => bail!("usage: parts nothing | config FILE | seccomp FILE"),
     }

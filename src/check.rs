@@ -211,7 +211,7 @@ fn check_host(config: &Config, report: &mut Report) {
     if let Err(error) = located {
         report.refuse(&error);
     }
-    match config.seccomp.as_ref().map(seccomp::compile) {
+    match config.seccomp.as_ref().map(|seccomp| seccomp::compile(seccomp.profile()?)) {
         Some(Err(error)) => report.refuse(&error),
         Some(Ok(filter)) => {
             for warning in filter.warnings {

@@ -190,7 +190,7 @@ pub(crate) fn check(config: &Config) -> Result<()> {
         bail!("{}: criu can't save id-mapped mounts", mount.property);
     }
     ensure!(
-        config.seccomp.as_ref().and_then(agent::Listener::of).is_none(),
+        agent::Listener::wanted(config.seccomp.as_ref())?.is_none(),
         "linux.seccomp: criu can't save a filter with SCMP_ACT_NOTIFY, whose agent it doesn't know"
     );
     ensure!(config.net_devices.is_empty(), "linux.netDevices: criu can't save devices of the host");

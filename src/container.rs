@@ -224,10 +224,8 @@ impl Container {
         init: i32,
         pid: i32,
     ) -> Result<Option<agent::Connection>> {
-        let Some(mut listener) = self.config()?.seccomp.as_ref().and_then(agent::Listener::of)
-        else {
-            return Ok(None);
-        };
+        let wanted = agent::Listener::wanted(self.config()?.seccomp.as_ref())?;
+        let Some(mut listener) = wanted else { return Ok(None) };
         listener.path = self.record.bundle.join(&listener.path);
         listener.connect(state_json(&self.record, status, init), pid).map(Some)
     }

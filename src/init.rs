@@ -15,14 +15,14 @@ use anyhow::{Context, Result, bail};
 use nix::poll::{PollFd, PollFlags};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::SigSet;
-use oci_spec::runtime::{LinuxNamespaceType as Ns, LinuxSeccomp};
+use oci_spec::runtime::LinuxNamespaceType as Ns;
 
 use crate::channel::{Channel, Message};
 use crate::container::{Status, state_json};
 use crate::procfs::Proc;
 use crate::rootfs::{self, devices, mask, mounts, root::Root};
 use crate::security::seccomp;
-use crate::spec::{Config, Hook, MemoryPolicy, Process};
+use crate::spec::{Config, Hook, MemoryPolicy, Process, Seccomp};
 use crate::state::{InitFile, Record};
 use crate::sys::clone::exit_now;
 use crate::{cgroup, executable, hooks, log, namespace, process, seal, sys, timings};
@@ -40,7 +40,7 @@ pub struct Common<'a> {
     /// What to run; a container without a program waits until it is deleted.
     pub process: Option<&'a Process>,
     /// The profile of its system call filter, which the parent compiles meanwhile.
-    pub seccomp: Option<&'a LinuxSeccomp>,
+    pub seccomp: Option<&'a Seccomp>,
     /// Whether it has lost the capabilities that the program must never gain.
     pub bounded: Cell<bool>,
     /// The host's procfs.
@@ -204,19 +204,16 @@ fn unblock_signals() -> Result<()> {
 
 /// Waits for the word to go on. What the caller ignores is no longer ignored then: the program would
 /// inherit that. Returns the filter of `seccomp`.
-fn wait_for_start(
-    channel: &Channel,
-    seccomp: Option<&LinuxSeccomp>,
-) -> Result<Option<seccomp::Filter>> {
+fn wait_for_start(channel: &Channel, seccomp: Option<&Seccomp>) -> Result<Option<seccomp::Filter>> {
     let Message::Start { ignored, filter } = channel.next()? else {
         bail!("channel: expected Start")
     };
     for signal in (1..=64).filter(|signal| ignored & 1 << (signal - 1) != 0) {
         sys::clone::reset_signal(signal);
     }
-    let filter = seccomp.map(|profile| match seccomp::Filter::from_bytes(&filter, profile) {
+    let filter = seccomp.map(|seccomp| match seccomp::Filter::from_bytes(&filter, seccomp)? {
         Some(filter) => Ok(filter),
-        None => seccomp::compile(profile),
+        None => seccomp::compile(seccomp.profile()?),
     });
     filter.transpose()
 }

@@ -26,5 +26,6 @@ fuzz_target!(|text: &[u8]| {
     refused(ultari::cgroup::fuzzing::properties(&config.annotations));
     config.cgroups_path.iter().for_each(|path| check_cgroups_path(path));
     config.resources.iter().for_each(check_resources);
-    config.seccomp.iter().for_each(check_seccomp);
+    let profile = config.seccomp.as_ref().and_then(|seccomp| refused(seccomp.profile()));
+    profile.into_iter().for_each(check_seccomp);
 });

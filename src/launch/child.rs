@@ -43,8 +43,9 @@ impl Child {
     /// What there is to say of the profile is for whoever looks at the log, or for the person who has
     /// called: engines' profiles name calls of every architecture and of newer kernels.
     pub(super) fn compile_filter(&mut self, config: &Config, options: &Options) -> Result<()> {
-        if let Some(profile) = &config.seccomp {
-            let filter = seccomp::compile(profile)?;
+        if let Some(seccomp) = &config.seccomp {
+            sys::heap::populate_more();
+            let filter = seccomp::compile(seccomp.profile()?)?;
             let by_hand = options.pid_file.is_none();
             filter.warnings.iter().for_each(|text| log::quiet_warning(text, by_hand));
             self.filter = filter.to_bytes();
@@ -96,7 +97,7 @@ impl Child {
             && hooks.prestart.is_empty()
             && hooks.create_runtime.is_empty()
             && !notify::is_wanted()
-            && config.seccomp.as_ref().and_then(seccomp::agent::Listener::of).is_none();
+            && seccomp::agent::Listener::wanted(config.seccomp.as_ref())?.is_none();
         if options.start_at_once && nothing_between {
             self.say_start(proc)?;
             self.started = true;

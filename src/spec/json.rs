@@ -55,6 +55,14 @@ fn is_capability(name: &Value) -> bool {
 /// # Errors
 /// With the path of the property that does not fit.
 pub fn deserialize<T: serde::de::DeserializeOwned>(value: Value) -> Result<T> {
+    deserialize_in("", value)
+}
+
+/// The same for a part, `within` the property of that path.
+///
+/// # Errors
+/// As that.
+pub fn deserialize_in<T: serde::de::DeserializeOwned>(within: &str, value: Value) -> Result<T> {
     check_shape(&value)?;
     // To know the path takes as long again: only when there is an error to name it in.
     if let Ok(typed) = T::deserialize(&value) {
@@ -63,7 +71,11 @@ pub fn deserialize<T: serde::de::DeserializeOwned>(value: Value) -> Result<T> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         let error = error.into_inner();
-        if path == "." { anyhow!("{error}") } else { anyhow!("{path}: {error}") }
+        match (within, path.as_str()) {
+            ("", ".") => anyhow!("{error}"),
+            ("", path) | (path, ".") => anyhow!("{path}: {error}"),
+            (within, path) => anyhow!("{within}.{path}: {error}"),
+        }
     })
 }
 

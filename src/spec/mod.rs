@@ -13,6 +13,7 @@ pub mod mount;
 pub mod namespace;
 pub mod net_device;
 pub mod process;
+pub mod seccomp;
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -30,6 +31,7 @@ pub use mount::{Mount, Propagation};
 pub use namespace::{IdMapping, Namespaces, TimeOffset};
 pub use net_device::NetDevice;
 pub use process::Process;
+pub use seccomp::Seccomp;
 
 /// The version of the specification that is implemented.
 pub const SPEC_VERSION: &str = "1.3.0";
@@ -70,7 +72,7 @@ pub struct Config {
     /// The limits of it.
     pub resources: Option<oci::LinuxResources>,
     /// System call filter.
-    pub seccomp: Option<oci::LinuxSeccomp>,
+    pub seccomp: Option<Seccomp>,
     /// Paths made unreadable.
     pub masked_paths: Vec<PathBuf>,
     /// Paths made read-only.
@@ -158,7 +160,7 @@ pub fn load(bundle: &Path) -> Result<(Config, Vec<u8>)> {
 pub fn parse(text: &[u8], bundle: &Path) -> Result<Config> {
     let completed = || -> Result<_> {
         let mut warnings = Vec::new();
-        let mut value: Value = serde_json::from_slice(text).context("not valid JSON")?;
+        let (mut value, seccomp) = seccomp::split(text).context("not valid JSON")?;
         let mut affinity = None;
         if let Some(process) = value.get_mut("process") {
             affinity = process::take_affinity(process)?;
@@ -170,11 +172,11 @@ pub fn parse(text: &[u8], bundle: &Path) -> Result<Config> {
         if let Some(resources) = value.pointer_mut("/linux/resources") {
             json::complete_resources(resources);
         }
-        Ok((value, affinity, warnings))
+        Ok((value, seccomp, affinity, warnings))
     };
-    let (value, affinity, warnings) = completed()?;
+    let (value, seccomp, affinity, warnings) = completed()?;
     let spec: Document = json::deserialize_moved(value, || Ok(completed()?.0))?;
-    let mut config = convert(spec, bundle, warnings)?;
+    let mut config = Config { seccomp, ..convert(spec, bundle, warnings)? };
     if let Some(process) = &mut config.process {
         process.exec_affinity = affinity;
     }
@@ -232,10 +234,8 @@ fn check_version(version: &str) -> Result<()> {
 }
 
 fn convert(mut spec: Document, bundle: &Path, mut warnings: Vec<String>) -> Result<Config> {
-    // What stays as it is isn't copied: a profile has hundreds of strings.
-    let mut taken = spec.linux.as_mut();
-    let seccomp = taken.as_mut().and_then(|linux| linux.seccomp_mut().take());
-    let resources = taken.and_then(|linux| linux.resources_mut().take());
+    // What stays as it is isn't copied.
+    let resources = spec.linux.as_mut().and_then(|linux| linux.resources_mut().take());
     check_version(&spec.oci_version)?;
     let root = spec.root.as_ref().context("root: missing; it names the root filesystem")?;
     ensure!(!root.path().as_os_str().is_empty(), "root.path: empty");
@@ -279,7 +279,7 @@ fn convert(mut spec: Document, bundle: &Path, mut warnings: Vec<String>) -> Resu
             .and_then(|l| l.cgroups_path().clone())
             .filter(|path| !path.as_os_str().is_empty()),
         resources,
-        seccomp,
+        seccomp: None,
         masked_paths: list(linux.map(|l| l.masked_paths()), "linux.maskedPaths")?,
         readonly_paths: list(linux.map(|l| l.readonly_paths()), "linux.readonlyPaths")?,
         personality: linux.and_then(|l| l.personality().as_ref()).map(personality).transpose()?,

@@ -107,22 +107,33 @@ pub fn allocated(block: *mut u8) -> *mut std::ffi::c_void {
 /// Address of the heap's first page; 0 if the program has another heap.
 static FIRST: AtomicUsize = AtomicUsize::new(0);
 
-/// Has the kernel make the first pages of the heap in one call, instead of one page fault each: what
-/// each command uses in any case.
+/// As much of the heap, in bytes, as a command uses that makes a container, until it does.
+const USED: usize = 64 << 10;
+
+/// Has the kernel make the first pages of the heap in one call, instead of one page fault each.
 pub fn populate() {
-    const USED: usize = 132 << 10;
-    let first = Vec::<u8>::with_capacity(USED);
+    // What is added to the heap later lies behind that.
+    let first = Vec::<u8>::with_capacity(2 * USED);
     FIRST.store(first.as_ptr() as usize & !PAGE, Ordering::Relaxed);
-    populate_again(USED);
+    populate_part(0, USED);
 }
 
 /// The same for the first `size` bytes in a child, which shares them with its parent until one of the
 /// two writes to them.
 pub fn populate_again(size: usize) {
+    populate_part(0, size);
+}
+
+/// The same for as much again, before something that uses more than most.
+pub fn populate_more() {
+    populate_part(USED, USED);
+}
+
+fn populate_part(offset: usize, size: usize) {
     let first = FIRST.load(Ordering::Relaxed);
     if first != 0 {
         // SAFETY: pages of the heap, which keep what they hold.
-        unsafe { libc::madvise(first as *mut _, size, libc::MADV_POPULATE_WRITE) };
+        unsafe { libc::madvise((first + offset) as *mut _, size, libc::MADV_POPULATE_WRITE) };
     }
 }
 

@@ -277,12 +277,14 @@ fn unknown_syscalls_are_no_error() {
 #[test]
 fn bad_seccomp_profiles() {
     let profile = |profile: Value| move |config: &mut Value| config["linux"]["seccomp"] = profile;
-    refuses("action", &["seccomp"], profile(json!({"defaultAction": "SCMP_ACT_SHRUG"})));
+    let action = profile(json!({"defaultAction": "SCMP_ACT_SHRUG"}));
+    refuses("action", &["linux.seccomp.defaultAction", "SCMP_ACT_SHRUG"], action);
+    refuses("profile", &["linux.seccomp", "object"], profile(json!([{}])));
     let operator = json!({"index": 0, "value": 1, "op": "SCMP_CMP_ISH"});
     let rule = json!({"names": ["dup"], "action": "SCMP_ACT_ALLOW", "args": [operator]});
     refuses(
         "operator",
-        &["seccomp"],
+        &["linux.seccomp.syscalls[0].args[0].op", "SCMP_CMP_ISH"],
         profile(json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [rule]})),
     );
 }

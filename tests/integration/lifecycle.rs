@@ -262,9 +262,12 @@ fn delete_of_a_traced_container_names_the_tracer() {
     // A dead process is there until its tracer has noticed, and a PID namespace until all are gone.
     let sandbox = Sandbox::with_script("traced", "sleep 100 & exec sleep 100");
     sandbox.run_detached();
-    let pids = sandbox.ultari(["ps", "-f", "json", &sandbox.id]).ok().json();
-    let traced: Vec<_> = pids.as_array().unwrap().iter().map(|pid| pid.as_i64().unwrap()).collect();
-    assert_eq!(traced.len(), 2, "{pids}");
+    let mut traced: Vec<i64> = Vec::new();
+    wait_until("both run", || {
+        let pids = sandbox.ultari(["ps", "-f", "json", &sandbox.id]).ok().json();
+        traced = pids.as_array().unwrap().iter().map(|pid| pid.as_i64().unwrap()).collect();
+        traced.len() == 2
+    });
     let traced: Vec<_> = traced.into_iter().map(|pid| Pid::from_raw(pid as i32)).collect();
     for &pid in &traced {
         ptrace::seize(pid, ptrace::Options::empty()).unwrap();

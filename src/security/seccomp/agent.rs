@@ -35,6 +35,7 @@ use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction as Action};
 use serde_json::{Value, json};
 
 use crate::channel::{Channel, Message};
+use crate::spec::Seccomp;
 use crate::sys;
 
 /// How long an agent may take to make room for one more connection or message, in seconds.
@@ -58,6 +59,17 @@ impl Listener {
         let path = seccomp.listener_path().clone().filter(|path| !path.as_os_str().is_empty());
         let metadata = seccomp.listener_metadata().clone();
         path.filter(|_| notifies).map(|path| Self { path, metadata })
+    }
+
+    /// That of the profile of a config.json, if there is one, which is only read if need be.
+    ///
+    /// # Errors
+    /// Names the property that does not fit.
+    pub fn wanted(seccomp: Option<&Seccomp>) -> Result<Option<Self>> {
+        match seccomp.filter(|seccomp| seccomp.may_notify()) {
+            Some(seccomp) => Ok(Self::of(seccomp.profile()?)),
+            None => Ok(None),
+        }
     }
 
     /// Connects to the agent, for one process. `state` is the container's state, `pid` the process

@@ -140,27 +140,32 @@ fn find(numbers: &Numbers, name: &str, of: fn(usize) -> Option<&'static str>) ->
     }
 }
 
+/// The [`Numbers`] of an architecture that the `syscalls` crate has a table of.
+macro_rules! numbers {
+    ($arch:ident) => {{
+        use syscalls::$arch::Sysno;
+        let mut numbers: Numbers = [0; _];
+        let mut number = 0;
+        while number <= Sysno::last().id() as usize {
+            if let Some(call) = Sysno::new(number) {
+                let mut at = hash(call.name());
+                while numbers[at % numbers.len()] != 0 {
+                    at += 1;
+                }
+                numbers[at % numbers.len()] = number as u16 + 1;
+            }
+            number += 1;
+        }
+        numbers
+    }};
+}
+
 /// The number of a call in a table of the `syscalls` crate, whose own look-up by name compares with
 /// one after the other.
 macro_rules! table {
     ($name:expr, $arch:ident) => {{
-        use syscalls::$arch::Sysno;
-        static NUMBERS: Numbers = {
-            let mut numbers: Numbers = [0; _];
-            let mut number = 0;
-            while number <= Sysno::last().id() as usize {
-                if let Some(call) = Sysno::new(number) {
-                    let mut at = hash(call.name());
-                    while numbers[at % numbers.len()] != 0 {
-                        at += 1;
-                    }
-                    numbers[at % numbers.len()] = number as u16 + 1;
-                }
-                number += 1;
-            }
-            numbers
-        };
-        find(&NUMBERS, $name, |number| Some(Sysno::new(number)?.name()))
+        static NUMBERS: Numbers = numbers!($arch);
+        find(&NUMBERS, $name, |number| Some(syscalls::$arch::Sysno::new(number)?.name()))
     }};
 }
 
@@ -245,8 +250,43 @@ fn x32(_: &str, native: Option<u32>) -> Option<u32> {
     Some(number | X32_BIT)
 }
 
+/// The number of each call of x86_64 on i386, plus 1: most names of a profile are those of both.
 #[cfg(any(test, target_arch = "x86_64"))]
-fn x86(name: &str, _: Option<u32>) -> Option<u32> {
+static X86_OF_X86_64: [u16; syscalls::x86_64::Sysno::last().id() as usize + 1] = {
+    use syscalls::{x86, x86_64};
+    const X86: Numbers = numbers!(x86);
+    let (mut twins, mut native) = ([0; _], 0);
+    while native < twins.len() {
+        if let Some(call) = x86_64::Sysno::new(native) {
+            let mut at = hash(call.name());
+            while let Some(number) = X86[at % X86.len()].checked_sub(1) {
+                if let Some(twin) = x86::Sysno::new(number as usize)
+                    && same(twin.name().as_bytes(), call.name().as_bytes())
+                {
+                    twins[native] = number + 1;
+                }
+                at += 1;
+            }
+        }
+        native += 1;
+    }
+    twins
+};
+
+#[cfg(any(test, target_arch = "x86_64"))]
+const fn same(a: &[u8], b: &[u8]) -> bool {
+    match (a, b) {
+        ([], []) => true,
+        ([first, a @ ..], [second, b @ ..]) => *first == *second && same(a, b),
+        _ => false,
+    }
+}
+
+#[cfg(any(test, target_arch = "x86_64"))]
+fn x86(name: &str, native: Option<u32>) -> Option<u32> {
+    if let Some(twin) = native.and_then(|native| X86_OF_X86_64.get(native as usize)) {
+        return twin.checked_sub(1).map(u32::from);
+    }
     // A Rust keyword, which the crate spells differently.
     if name == "break" {
         return Some(17);

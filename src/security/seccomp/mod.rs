@@ -43,6 +43,8 @@ use arch::{Abi, Family};
 use bpf::{Alternative, Check, Comparison, Segment, Target};
 use profile::{Condition, Profile, Rule};
 
+use crate::spec::Seccomp;
+
 /// What calls of an architecture outside the profile get; libseccomp's default for them.
 const UNKNOWN_ARCH: u32 = libc::SECCOMP_RET_KILL_THREAD;
 
@@ -74,8 +76,11 @@ impl Filter {
     }
 
     /// The filter that `bytes` are of and that was compiled from `seccomp`; none if there are none.
-    pub fn from_bytes(bytes: &[u8], seccomp: &LinuxSeccomp) -> Option<Self> {
-        let (flags, program) = bytes.split_first_chunk()?;
+    ///
+    /// # Errors
+    /// Names the property of `seccomp` that does not fit, which there isn't.
+    pub fn from_bytes(bytes: &[u8], seccomp: &Seccomp) -> Result<Option<Self>> {
+        let Some((flags, program)) = bytes.split_first_chunk() else { return Ok(None) };
         let (instructions, _) = program.as_chunks::<8>();
         let program = instructions.iter().map(|[a, b, jt, jf, k @ ..]| sock_filter {
             code: u16::from_ne_bytes([*a, *b]),
@@ -83,12 +88,12 @@ impl Filter {
             jf: *jf,
             k: u32::from_ne_bytes(*k),
         });
-        Some(Self {
+        Ok(Some(Self {
             program: program.collect(),
             flags: u32::from_ne_bytes(*flags),
-            listener: Listener::of(seccomp),
+            listener: Listener::wanted(Some(seccomp))?,
             warnings: Vec::new(),
-        })
+        }))
     }
 
     /// Loads the filter into the calling thread for good and returns the notification descriptor
@@ -186,9 +191,7 @@ fn add_segments(
         return Ok(());
     }
 
-    let mut calls = std::mem::take(&mut profile.abis[index].calls);
-    // By number, and by rule within one number: one comparison for both.
-    calls.sort_unstable_by_key(|&(number, rule)| u64::from(number) << 32 | u64::from(rule));
+    let calls = sorted(&profile.abis[index].calls, first);
     let mut next = first;
     for rules in calls.chunk_by(|a, b| a.0 == b.0) {
         let number = rules[0].0;
@@ -211,6 +214,27 @@ fn add_segments(
         _ => add(segments, next, default),
     }
     Ok(())
+}
+
+/// Calls from the number `first` on, by number, and by rule within one number.
+fn sorted(calls: &[(u32, u32)], first: u32) -> Vec<(u32, u32)> {
+    // Profiles are in the order of names, which is none. So each call gets a place by its number, and
+    // what has one of its own is in order then.
+    const PLACES: usize = 1024;
+    let place = |number: u32| (number - first).min(PLACES as u32 - 1) as usize;
+    let mut next = [0u32; PLACES + 1];
+    calls.iter().for_each(|(number, _)| next[place(*number) + 1] += 1);
+    for index in 0..PLACES {
+        next[index + 1] += next[index];
+    }
+    let mut sorted = vec![(0, 0); calls.len()];
+    for call in calls {
+        let next = &mut next[place(call.0)];
+        sorted[*next as usize] = *call;
+        *next += 1;
+    }
+    sorted.sort_unstable();
+    sorted
 }
 
 /// Appends a segment, or extends the last one if its calls are treated alike.

@@ -485,6 +485,8 @@ fn tables_have_the_numbers_of_every_family() {
     whole_table!(arch::ARM, 1, arm);
     whole_table!(arch::RISCV, 0, riscv64);
     assert_eq!(find(&arch::X86, 2, "break"), Some(17));
+    assert_eq!(find(&arch::X86, 2, "listns"), Some(470));
+    assert_eq!(find(&arch::X86, 2, "accept"), None);
     assert_eq!(find(&arch::X86, 1, "pwritev2"), Some(X32 | 547));
     assert_eq!(find(&arch::X86, 1, "uselib"), None);
     assert_eq!(find(&arch::X86, 1, "waitpid"), None);
