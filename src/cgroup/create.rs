@@ -88,7 +88,7 @@ impl Location {
         }
         let root = open_root()?;
         for hierarchy in &self.hierarchies {
-            let path = hierarchy.path(&self.path, hierarchy.existing.min(self.path.len() - 1));
+            let path = hierarchy.path(&self.path, hierarchy.present.min(self.path.len() - 1));
             if Node::below(root.as_fd(), &path).is_writable() {
                 continue;
             }
@@ -238,7 +238,7 @@ impl Cgroup {
     fn make_directories(&self, hierarchy: &Hierarchy, made: &mut Vec<String>) -> Result<bool> {
         let path = &self.location.path;
         let cpuset = hierarchy.has_v1_controller("cpuset");
-        let mut depth = hierarchy.existing.min(path.len() - 1);
+        let mut depth = hierarchy.present.min(path.len() - 1);
         let mut races = 0;
         loop {
             depth += 1;

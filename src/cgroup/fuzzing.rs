@@ -107,7 +107,7 @@ impl Mock {
             }
             write(root.join(directory).join("cgroup.controllers"), CONTROLLERS)?;
             write(leaf.join("cgroup.controllers"), CONTROLLERS)?;
-            Ok(Hierarchy { directory: (*directory).to_owned(), version, existing: 0 })
+            Ok(Hierarchy::new((*directory).to_owned(), version))
         });
         let hierarchies = hierarchies.collect::<std::io::Result<Vec<_>>>()?;
         let location =

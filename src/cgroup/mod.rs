@@ -26,6 +26,7 @@ mod devices;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod hierarchy;
 mod inside;
 mod journal;
 mod node;
@@ -44,6 +45,7 @@ mod v2;
 use crate::sys::fs::{Descriptors, open_path};
 use anyhow::{Context, Result, bail, ensure};
 pub use create::Unfinished;
+use hierarchy::{Hierarchy, UNIFIED, Version, mounted_hierarchies};
 use journal::Journal;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
@@ -60,47 +62,6 @@ use std::path::{Component, Path, PathBuf};
 
 /// The parent of all cgroups whose place config.json leaves to us.
 const DEFAULT_PARENT: &str = "ultari";
-
-/// The directory of v2 on a hybrid host, as systemd names it.
-const UNIFIED: &str = "unified";
-
-/// The version of a hierarchy's interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Version {
-    V1,
-    V2,
-}
-
-/// One mounted cgroup tree.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Hierarchy {
-    /// Its directory in /sys/fs/cgroup: names of v1 controllers joined by commas, the name of a
-    /// named hierarchy, `unified`, or nothing on a v2 host.
-    directory: String,
-    version: Version,
-    /// How many leading components of the path existed before: not ours to remove.
-    existing: usize,
-}
-
-impl Hierarchy {
-    fn has_v1_controller(&self, name: &str) -> bool {
-        self.version == Version::V1
-            && self.directory.split(',').any(|controller| controller == name)
-    }
-
-    /// The first `depth` components of `path` in this hierarchy, relative to [`ROOT`].
-    fn path(&self, components: &[String], depth: usize) -> String {
-        let mut path = self.directory.clone();
-        for component in &components[..depth] {
-            if !path.is_empty() {
-                path.push('/');
-            }
-            path.push_str(component);
-        }
-        path
-    }
-}
 
 /// Where a container's cgroup is, and how much of the way there was not made for it.
 ///
@@ -145,9 +106,8 @@ impl Location {
         }
         let root = open_root()?;
         let mut hierarchies = if unified {
-            let mut hierarchy =
-                Hierarchy { directory: String::new(), version: Version::V2, existing: 0 };
-            hierarchy.existing = existing(root.as_fd(), &hierarchy, &path)?.0;
+            let mut hierarchy = Hierarchy::new(String::new(), Version::V2);
+            hierarchy.look_up(root.as_fd(), &path)?;
             vec![hierarchy]
         } else {
             mounted_hierarchies(root.as_fd(), &path)?
@@ -525,63 +485,6 @@ pub fn own_v1_path(name: &str) -> PathBuf {
     };
     let path = text.lines().find_map(of_name).unwrap_or_default();
     Path::new(ROOT).join(name).join(path)
-}
-
-/// The hierarchies of a legacy or hybrid host: the directories in /sys/fs/cgroup that are mounts.
-/// Symlinks are second names of hierarchies with several controllers.
-fn mounted_hierarchies(root: BorrowedFd, path: &[String]) -> Result<Vec<Hierarchy>> {
-    let own_device =
-        nix::sys::stat::fstat(root).with_context(|| format!("cannot stat {ROOT}"))?.st_dev;
-    let mut names: Vec<String> = Vec::new();
-    for entry in std::fs::read_dir(ROOT).with_context(|| format!("cannot list {ROOT}"))? {
-        let entry = entry.with_context(|| format!("cannot list {ROOT}"))?;
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            names.extend(entry.file_name().into_string());
-        }
-    }
-    names.sort_unstable();
-    let mut hierarchies = Vec::with_capacity(names.len());
-    for directory in names {
-        let version = if directory == UNIFIED { Version::V2 } else { Version::V1 };
-        let mut hierarchy = Hierarchy { directory, version, existing: 0 };
-        let (existing, device) = existing(root, &hierarchy, path)?;
-        // A mere directory that nothing is mounted on belongs to the file system of the root.
-        if device != own_device {
-            hierarchy.existing = existing;
-            hierarchies.push(hierarchy);
-        }
-    }
-    ensure!(
-        !hierarchies.is_empty(),
-        "no cgroups here: nothing is mounted in {ROOT}: mount cgroup2 on it"
-    );
-    Ok(hierarchies)
-}
-
-/// How many leading components of `path` exist, and the device number of the last of them.
-fn existing(root: BorrowedFd, hierarchy: &Hierarchy, path: &[String]) -> Result<(usize, u64)> {
-    let device = |depth| {
-        let at = hierarchy.path(path, depth);
-        let at = if at.is_empty() { "." } else { at.as_str() };
-        match nix::sys::stat::fstatat(root, at, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(stat.st_dev)),
-            Err(Errno::ENOENT) if depth > 0 => Ok(None),
-            Err(errno) => {
-                Err(errno).with_context(|| format!("linux.cgroupsPath: cannot look up {ROOT}/{at}"))
-            }
-        }
-    };
-    let mut found = None;
-    for depth in 1..=path.len() {
-        match device(depth)? {
-            Some(device) => found = Some((depth, device)),
-            None => break,
-        }
-    }
-    match found {
-        Some(found) => Ok(found),
-        None => Ok((0, device(0)?.unwrap_or_default())),
-    }
 }
 
 /// Whether we lack root's rights on the host: not root, or root of a user namespace only.

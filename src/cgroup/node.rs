@@ -199,16 +199,6 @@ impl<'a> Node<'a> {
         nix::sys::stat::mkdirat(self.base, self.prefix.as_str(), mode)
     }
 
-    /// Whether it was made by [`Node::mkdir`] as a parent.
-    pub(super) fn is_marked(&self) -> bool {
-        let stat = nix::sys::stat::fstatat(
-            self.base,
-            self.prefix.as_str(),
-            nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW,
-        );
-        stat.is_ok_and(|stat| stat.st_mode & libc::S_ISVTX != 0)
-    }
-
     /// Only for nodes made by [`Node::below`] or [`Node::child`].
     pub(super) fn rmdir(&self) -> nix::Result<()> {
         nix::unistd::unlinkat(
@@ -240,6 +230,11 @@ impl<'a> Node<'a> {
         }
         Ok(children)
     }
+}
+
+/// Whether a cgroup was made by [`Node::mkdir`] as a parent.
+pub(super) fn is_marked(cgroup: &nix::sys::stat::FileStat) -> bool {
+    cgroup.st_mode & libc::S_ISVTX != 0
 }
 
 /// One write(2), again only if a signal came in between.

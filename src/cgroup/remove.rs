@@ -48,13 +48,9 @@ impl Cgroup {
             return Ok(());
         }
         remove_tree(&leaf, hierarchy.version, deadline)?;
-        for depth in (1..depth).rev() {
+        // Those made for this container, or for an earlier one that is gone.
+        for depth in (hierarchy.existing + 1..depth).rev() {
             let parent = self.node_at(hierarchy, depth);
-            // Made for this container, or for an earlier one that is gone.
-            let ours = depth > hierarchy.existing || parent.is_marked();
-            if !ours {
-                break;
-            }
             match parent.rmdir() {
                 Ok(()) | Err(Errno::ENOENT) => {}
                 // Another container may be in it by now; it stays then, and all above it.

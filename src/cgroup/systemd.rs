@@ -88,7 +88,7 @@ impl Location {
         }
         // systemd makes the slices, and keeps them.
         let existing = path.len() - 1;
-        let hierarchy = Hierarchy { directory: String::new(), version: Version::V2, existing };
+        let hierarchy = Hierarchy { existing, ..Hierarchy::new(String::new(), Version::V2) };
         let folder = Path::new(ROOT).join(path.join("/"));
         ensure!(
             unit.is_slice() || !folder.exists(),

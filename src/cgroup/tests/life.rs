@@ -219,14 +219,14 @@ fn paths_that_lead_out_or_nowhere_are_errors() {
 
 #[test]
 fn a_co_mounted_hierarchy_serves_each_of_its_controllers() {
-    let one = Hierarchy { directory: "cpu,cpuacct".into(), version: Version::V1, existing: 0 };
+    let one = Hierarchy::new("cpu,cpuacct".into(), Version::V1);
     assert!(
         one.has_v1_controller("cpu")
             && one.has_v1_controller("cpuacct")
             && !one.has_v1_controller("cpuset")
     );
     assert_eq!(one.path(&["a".into(), "b".into()], 2), "cpu,cpuacct/a/b");
-    let unified = Hierarchy { directory: String::new(), version: Version::V2, existing: 0 };
+    let unified = Hierarchy::new(String::new(), Version::V2);
     assert_eq!(
         (unified.path(&["a".into(), "b".into()], 1), unified.path(&[], 0)),
         ("a".into(), String::new())
