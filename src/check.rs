@@ -157,7 +157,7 @@ fn parse_leniently(text: &[u8], bundle: &Path, report: &mut Report) -> Option<Co
 }
 
 /// A door for the fuzz targets.
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub fn leniently(text: &[u8], bundle: &Path) {
     parse_leniently(text, bundle, &mut Report::default());

@@ -334,5 +334,5 @@ fn append_rule(code: &mut Vec<Insn>, rule: &Rule) {
 #[cfg_attr(fuzzing, allow(dead_code))]
 #[path = "devices_tests.rs"]
 mod tests;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub(super) use tests::check_meaning;

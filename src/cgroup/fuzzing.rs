@@ -112,8 +112,7 @@ impl Mock {
         let hierarchies = hierarchies.collect::<std::io::Result<Vec<_>>>()?;
         let location =
             Location { path: vec!["c".to_owned()], hierarchies, optional: false, systemd: None };
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        Ok(Self { root: open(&root, flags, Mode::empty())?, location })
+        Ok(Self { root: open_path(&root, OFlag::O_DIRECTORY)?, location })
     }
 
     fn apply(&self, resources: &LinuxResources) -> Result<()> {

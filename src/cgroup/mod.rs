@@ -23,7 +23,8 @@ mod bus;
 mod convert;
 mod create;
 mod devices;
-#[cfg(fuzzing)]
+// With tests, so that it goes on compiling.
+#[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod hierarchy;
