@@ -93,10 +93,10 @@ impl Message {
             Self::Console(fd) => (5, "", from_ref(fd)),
             Self::Ready => (6, "", &[]),
             Self::Start { ignored, filter } => {
-                let whole = [&ignored.to_ne_bytes(), filter.as_slice()].concat();
-                let fits = whole.len() <= MAX_TEXT;
-                let part = if fits { whole } else { ignored.to_ne_bytes().to_vec() };
-                return (7, part.into(), &[]);
+                let ignored = ignored.to_ne_bytes();
+                let fits = ignored.len() + filter.len() <= MAX_TEXT;
+                let filter = if fits { filter.as_slice() } else { &[] };
+                return (7, [&ignored, filter].concat().into(), &[]);
             }
             Self::Failed(text) => (8, text, &[]),
             Self::Warning(text) => (9, text, &[]),

@@ -190,11 +190,11 @@ fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>>
 }
 
 /// Whether the host's mounts are taken down before anything but this program has seen them in the new
-/// mount namespace.
+/// mount namespace, and soon.
 fn pivots_unseen(plan: &NewContainer) -> bool {
     plan.config.namespaces.is_new(Ns::Mount)
         && !plan.no_pivot
-        && plan.config.hooks.create_container.is_empty()
+        && !plan.config.hooks.any_before_pivot()
 }
 
 /// The program inherits what is blocked; nothing is to be.

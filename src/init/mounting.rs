@@ -99,13 +99,10 @@ pub fn hide(root: &Root, config: &Config, null: &OwnedFd) -> Result<()> {
 /// Whether [`hide`] is the same before a last mount, of cgroups at their usual place: if it is about
 /// entries of the container's own procfs and sysfs, and no hook is to come before it.
 fn may_hide_early(root: &Root, config: &Config) -> bool {
-    let hooks = &config.hooks;
     let own = |path: &Path| {
         root.interface_entry(path).is_some() && !Path::new(cgroup::ROOT).starts_with(path)
     };
-    hooks.prestart.is_empty()
-        && hooks.create_runtime.is_empty()
-        && hooks.create_container.is_empty()
+    !config.hooks.any_before_pivot()
         && config.readonly_paths.iter().chain(&config.masked_paths).all(|path| own(path))
 }
 

@@ -106,6 +106,15 @@ pub struct Hooks {
     pub poststop: Vec<Hook>,
 }
 
+impl Hooks {
+    /// Whether any of them run while the host's mounts are still in the container's namespace.
+    pub fn any_before_pivot(&self) -> bool {
+        [&self.prestart, &self.create_runtime, &self.create_container]
+            .into_iter()
+            .any(|hooks| !hooks.is_empty())
+    }
+}
+
 /// A program to run at a point of the life cycle.
 #[derive(Clone, Debug)]
 pub struct Hook {

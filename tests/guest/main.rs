@@ -86,6 +86,7 @@ fn act(line: &str) -> String {
         ["burn", milliseconds] => burn(number(milliseconds)),
         ["exchange", one, other] => exchange(one, other),
         ["catch", milliseconds] => catch(number(milliseconds)),
+        ["unseal", pid] => unseal(pid),
         ["chown", path, id] => {
             let id = number(id) as u32;
             result(std::os::unix::fs::chown(path, Some(id), Some(id)).map(|()| "ok".into()))
@@ -262,14 +263,23 @@ fn catch(milliseconds: u64) -> String {
 
 /// What the kernel allows, with CAP_SYS_ADMIN, as long as a mount is detached but not yet taken down.
 #[allow(unsafe_code)]
-fn make_mount_writable(file: &fs::File) {
+fn make_mount_writable(file: &fs::File) -> bool {
     const MOUNT_ATTR_RDONLY: u64 = 1;
     let attr = [0, MOUNT_ATTR_RDONLY, 0, 0];
     // SAFETY: the path ends with a zero, and `attr` is a struct mount_attr (four u64).
     unsafe {
         let (fd, size) = (file.as_raw_fd(), size_of_val(&attr));
         let path = c"".as_ptr();
-        libc::syscall(libc::SYS_mount_setattr, fd, path, libc::AT_EMPTY_PATH, attr.as_ptr(), size);
+        libc::syscall(libc::SYS_mount_setattr, fd, path, libc::AT_EMPTY_PATH, attr.as_ptr(), size)
+            == 0
+    }
+}
+
+/// Whether the mount that a process runs from can be made writable.
+fn unseal(pid: &str) -> String {
+    match fs::File::open(format!("/proc/{pid}/exe")) {
+        Ok(file) => format!("ok {}", make_mount_writable(&file)),
+        Err(error) => error.to_string(),
     }
 }
 

@@ -134,6 +134,33 @@ fn nothing_that_the_runtime_is_mapped_from_can_be_written_to() {
     }
 }
 
+/// As long as the mount is whole, whoever gets hold of the file can make it writable.
+///
+/// Shown: with hooks left out of pivots_unseen a hook could; with let_go_with_host doing nothing, who
+/// waits for its start.
+#[test]
+fn the_runtimes_mount_is_down_before_hooks_and_before_the_start() {
+    let mut sandbox = Sandbox::new("whole");
+    let guest = sandbox.rootfs().join("guest").display().to_string();
+    let seen = sandbox.dir.join("seen");
+    let script = format!(
+        "pid=$(sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/'); \
+         for pid in $pid $PPID; do {guest} do \"unseal $pid\" >>{}; done",
+        seen.display()
+    );
+    let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+    sandbox.config["hooks"] = json!({"prestart": hook, "createRuntime": hook});
+    sandbox.create().ok();
+    let wanted = "[\"ok false\"]\n".repeat(4);
+    assert_eq!(fs::read_to_string(&seen).unwrap(), wanted, "init's and the runtime's own, twice");
+    sandbox.delete_forced().ok();
+    sandbox.config["hooks"] = json!({});
+    sandbox.create().ok();
+    let unseal = format!("unseal {}", sandbox.pid());
+    let output = std::process::Command::new(guest).args(["do", &unseal]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "[\"ok false\"]\n");
+}
+
 /// The mount that the runtime runs from is among those of the host for a moment.
 ///
 /// Shown: with seal::let_go_with_host called before the container's mounts are made it was there.
