@@ -35,7 +35,7 @@ use nix::sys::socket::{
 };
 
 use crate::sys;
-use crate::sys::fs::Descriptors;
+use crate::sys::descriptor::Fd;
 
 /// The longest text that a message carries, in bytes; longer errors are cut.
 const MAX_TEXT: usize = 8 * 1024;
@@ -48,10 +48,10 @@ const MAX_FDS: usize = 253;
 pub enum Message {
     /// The id maps are written. With the door to the cgroups of v1, which whoever has become
     /// another user may no longer go through.
-    Mapped(Descriptors),
+    Mapped(Vec<Fd>),
     /// The process is in its cgroup of v2. With the door to the cgroups of v1, if it has not been
     /// through.
-    Placed(Descriptors),
+    Placed(Vec<Fd>),
     /// All mounts are made; hooks of the runtime may run now.
     Mounted,
     /// They have run.
@@ -84,33 +84,35 @@ pub enum Message {
 }
 
 impl Message {
-    fn parts(&self) -> (u8, Cow<'_, [u8]>, &[OwnedFd]) {
-        let (tag, text, fds): (_, &str, &[OwnedFd]) = match self {
-            Self::Mapped(door) => (1, "", door),
-            Self::Placed(door) => (2, "", door),
-            Self::Mounted => (3, "", &[]),
-            Self::HooksDone => (4, "", &[]),
-            Self::Console(fd) => (5, "", from_ref(fd)),
-            Self::Ready => (6, "", &[]),
+    fn parts(&self) -> (u8, Cow<'_, [u8]>, Vec<RawFd>) {
+        let none = Vec::new;
+        let all = |door: &[Fd]| door.iter().map(AsRawFd::as_raw_fd).collect();
+        let (tag, text, fds): (_, &str, _) = match self {
+            Self::Mapped(door) => (1, "", all(door)),
+            Self::Placed(door) => (2, "", all(door)),
+            Self::Mounted => (3, "", none()),
+            Self::HooksDone => (4, "", none()),
+            Self::Console(fd) => (5, "", vec![fd.as_raw_fd()]),
+            Self::Ready => (6, "", none()),
             Self::Start { ignored, filter } => {
                 let ignored = ignored.to_ne_bytes();
                 let fits = ignored.len() + filter.len() <= MAX_TEXT;
                 let filter = if fits { filter.as_slice() } else { &[] };
-                return (7, [&ignored, filter].concat().into(), &[]);
+                return (7, [&ignored, filter].concat().into(), none());
             }
-            Self::Failed(text) => (8, text, &[]),
-            Self::Warning(text) => (9, text, &[]),
-            Self::Listener(fd) => (10, "", from_ref(fd)),
-            Self::Delivered => (11, "", &[]),
-            Self::HookFailed(text) => (12, text, &[]),
+            Self::Failed(text) => (8, text, none()),
+            Self::Warning(text) => (9, text, none()),
+            Self::Listener(fd) => (10, "", vec![fd.as_raw_fd()]),
+            Self::Delivered => (11, "", none()),
+            Self::HookFailed(text) => (12, text, none()),
         };
         (tag, text.as_bytes().into(), fds)
     }
 
     fn from_parts(tag: u8, text: &[u8], mut fds: Vec<OwnedFd>) -> Result<Self> {
         match tag {
-            1 => return Ok(Self::Mapped(fds.into())),
-            2 => return Ok(Self::Placed(fds.into())),
+            1 => return Ok(Self::Mapped(fds.into_iter().map(Fd::from).collect())),
+            2 => return Ok(Self::Placed(fds.into_iter().map(Fd::from).collect())),
             _ => {}
         }
         // Whoever comes to the gate may be of a version that says nothing.
@@ -172,7 +174,6 @@ impl Channel {
         let (tag, text, fds) = message.parts();
         let text = &text[..text.len().min(MAX_TEXT)];
         let data = [IoSlice::new(from_ref(&tag)), IoSlice::new(text)];
-        let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = (!fds.is_empty()).then(|| ControlMessage::ScmRights(&fds));
         loop {
             let flags = MsgFlags::MSG_NOSIGNAL;
@@ -291,8 +292,8 @@ mod tests {
         let file = std::fs::File::open("/dev/null").unwrap();
         a.send(&Message::Console(file.try_clone().unwrap().into())).unwrap();
         assert!(matches!(b.receive().unwrap(), Some(Message::Console(_))));
-        a.send(&Message::Placed(vec![file.try_clone().unwrap().into(), file.into()].into()))
-            .unwrap();
+        let door = [file.try_clone().unwrap(), file].map(|file| OwnedFd::from(file).into());
+        a.send(&Message::Placed(door.into())).unwrap();
         assert!(matches!(b.receive().unwrap(), Some(Message::Placed(door)) if door.len() == 2));
     }
 

@@ -8,7 +8,7 @@ mod mounting;
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -25,6 +25,7 @@ use crate::security::seccomp;
 use crate::spec::{Config, Hook, MemoryPolicy, Process, Seccomp};
 use crate::state::{InitFile, Record};
 use crate::sys::clone::exit_now;
+use crate::sys::descriptor::{Fd, Together, close_all_but};
 use crate::{cgroup, executable, hooks, log, namespace, process, seal, sys, timings};
 
 /// Where the process waits before it becomes the program.
@@ -71,9 +72,9 @@ pub struct NewContainer<'a> {
     /// What is on record.
     pub record: &'a Record,
     /// Bind mount sources that the parent had to open, by index of `mounts`.
-    pub sources: Vec<Option<OwnedFd>>,
+    pub sources: Vec<Option<Fd>>,
     /// Its root, where that was attached in the caller's mount namespace.
-    pub root: Option<OwnedFd>,
+    pub root: Option<Fd>,
     /// Move the root instead of `pivot_root`.
     pub no_pivot: bool,
     /// The network namespace is new, and nobody else brings its loopback interface up.
@@ -89,6 +90,8 @@ pub struct NewContainer<'a> {
 /// Sets up the container and becomes its program.
 pub fn new_container(mut plan: NewContainer, channel: Channel) -> ! {
     timings::enter_init();
+    // Of descriptors those that matter are closed at once; all others are in `prepare`.
+    std::mem::forget(Together::begin());
     // As much as it writes to.
     sys::heap::populate_again(40 << 10);
     if !pivots_unseen(&plan) {
@@ -99,7 +102,8 @@ pub fn new_container(mut plan: NewContainer, channel: Channel) -> ! {
         let console = set_up(&mut plan, channel)?;
         let hooks = &plan.config.hooks.start_container;
         let state = || own_state(&plan, Status::Created);
-        become_program(&plan.common, channel, gate, console, (hooks, &state))
+        let kept = vec![plan.init_file.as_fd().as_raw_fd()];
+        become_program(&plan.common, channel, gate, console, kept, (hooks, &state))
     })
 }
 
@@ -111,14 +115,15 @@ pub fn joined(
     target: &OwnedFd,
     flags: CloneFlags,
     user: bool,
-    root: Option<OwnedFd>,
+    root: Option<Fd>,
     channel: Channel,
 ) -> ! {
     timings::enter_init();
+    std::mem::forget(Together::begin());
     finish(channel, |channel| {
         let console = join(plan, target, flags, user, root, channel)?;
         timings::step("join the namespaces");
-        become_program(plan, channel, Gate::Channel, console, (&[], &String::new))
+        become_program(plan, channel, Gate::Channel, console, Vec::new(), (&[], &String::new))
     })
 }
 
@@ -267,7 +272,7 @@ fn open_console(process: &Process, root: &Root, channel: &Channel) -> Result<Own
     if let Some(size) = process.console_size {
         sys::tty::set_window_size(&master, size).context("process.consoleSize")?;
     }
-    channel.send(&Message::Console(master))?;
+    channel.send(&Message::Console(master.into()))?;
     Ok(tty)
 }
 
@@ -307,7 +312,7 @@ fn join(
     target: &OwnedFd,
     flags: CloneFlags,
     user: bool,
-    root: Option<OwnedFd>,
+    root: Option<Fd>,
     channel: &Channel,
 ) -> Result<Option<OwnedFd>> {
     unblock_signals()?;
@@ -333,15 +338,21 @@ fn join(
     open_console(process, &Root::new(root), channel).map(Some)
 }
 
-/// The last part, the same for every process: identity, gate, filter, exec.
+/// The last part, the same for every process: identity, gate, filter, exec. `kept`: descriptors that
+/// stay open until then, beside those of `channel` and `gate`.
 fn become_program(
     plan: &Common,
     channel: &mut Channel,
     gate: Gate,
     console: Option<OwnedFd>,
+    mut kept: Vec<RawFd>,
     (start_hooks, state): (&[Hook], &dyn Fn() -> String),
 ) -> Result<Infallible> {
-    prepare(plan, console)?;
+    kept.push(channel.as_fd().as_raw_fd());
+    if let Gate::Socket(socket) = &gate {
+        kept.push(socket.as_raw_fd());
+    }
+    prepare(plan, console, kept)?;
     // A process with deadlines may not fork, as hooks have to.
     let (early, late) = match start_hooks.is_empty() {
         true => (plan.process, None),
@@ -369,23 +380,27 @@ fn become_program(
     Err(process::exec(process, filter.as_ref(), channel))
 }
 
-fn prepare(plan: &Common, console: Option<OwnedFd>) -> Result<()> {
+fn prepare(plan: &Common, console: Option<OwnedFd>, kept: Vec<RawFd>) -> Result<()> {
     if let Some(tty) = console {
         sys::tty::make_controlling(&tty).context("process.terminal: control it")?;
         for number in 0..3 {
             sys::fs::dup_onto(&tty, number).context("process.terminal: use it")?;
         }
     }
-    // Whatever leaked into the caller or its engine ends with the exec.
-    sys::fs::cloexec_from(3 + plan.preserve_fds).context("close inherited descriptors")?;
     if let Some(domain) = plan.personality {
         sys::process::set_personality(domain).context("linux.personality.domain: set it")?;
     }
     if let Some(policy) = plan.memory_policy {
         process::apply_memory_policy(policy)?;
     }
+    if let Some(process) = plan.process {
+        process::apply_labels(process, plan.proc)?;
+    }
+    // With whatever leaked into the caller or its engine: no path may lead to one of the host's from
+    // here on (CVE-2024-21626).
+    let first = 3 + plan.preserve_fds as RawFd;
+    close_all_but(first, kept).context("close descriptors of the host")?;
     let Some(process) = plan.process else { return Ok(()) };
-    process::apply_labels(process, plan.proc)?;
     process::apply_limits(process)?;
     // As root first, for folders that only root may search; else as the user, for those of
     // network filesystems that distrust root.

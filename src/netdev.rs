@@ -16,6 +16,7 @@ use nix::sys::stat::Mode;
 use crate::netlink::{Request, Socket, attributes, number};
 use crate::spec::NetDevice;
 use crate::sys;
+use crate::sys::descriptor::Fd;
 
 /// A device to move, and what it has on the host.
 struct Found<'a> {
@@ -77,7 +78,7 @@ fn index_on_host(device: &NetDevice, host: &Socket) -> Result<u32> {
 /// Names the step.
 pub fn loopback_up(pidfd: &OwnedFd) -> Result<()> {
     let up = || -> Result<()> {
-        let socket = socket_inside(pidfd, sys::net::control_socket)?;
+        let socket = Fd::from(socket_inside(pidfd, sys::net::control_socket)?);
         Ok(sys::net::loopback_up(&socket)?)
     };
     up().context("linux.namespaces (network): bring its loopback up")
@@ -87,6 +88,7 @@ pub fn loopback_up(pidfd: &OwnedFd) -> Result<()> {
 fn socket_inside<S>(pidfd: &OwnedFd, open: fn() -> nix::Result<S>) -> Result<S> {
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
     let own = openat(AT_FDCWD, "/proc/self/ns/net", flags, Mode::empty())
+        .map(Fd::from)
         .context("open /proc/self/ns/net")?;
     let network = CloneFlags::CLONE_NEWNET;
     setns(pidfd, network).context("enter the container's network namespace")?;

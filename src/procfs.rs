@@ -7,7 +7,6 @@
 //! namespaces of the process that asks.
 
 use std::ffi::OsString;
-use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result, bail};
@@ -16,11 +15,12 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
+use crate::sys::descriptor::Fd;
 use crate::sys::fs::{Resolve, open_path, openat2};
 
 /// A checked descriptor of `/proc`.
 #[derive(Debug)]
-pub struct Proc(OwnedFd);
+pub struct Proc(Fd);
 
 impl Proc {
     /// Opens the host's `/proc`.
@@ -40,7 +40,7 @@ impl Proc {
     ///
     /// # Errors
     /// Those of `openat2(2)`.
-    pub fn open_file(&self, path: &str, flags: OFlag) -> nix::Result<OwnedFd> {
+    pub fn open_file(&self, path: &str, flags: OFlag) -> nix::Result<Fd> {
         let resolve = Resolve::BENEATH | Resolve::NO_XDEV | Resolve::NO_MAGICLINKS;
         openat2(&self.0, path, flags, 0, resolve)
     }
@@ -61,7 +61,7 @@ impl Proc {
     /// Those of open and write.
     pub fn write(&self, path: &str, value: &str) -> nix::Result<()> {
         let file = self.open_file(path, OFlag::O_WRONLY)?;
-        std::fs::File::from(file).write_all(value.as_bytes()).map_err(errno_of)
+        nix::unistd::write(&file, value.as_bytes()).map(drop)
     }
 
     /// The text of the file `path`.
@@ -69,10 +69,13 @@ impl Proc {
     /// # Errors
     /// Those of open and read.
     pub fn read(&self, path: &str) -> nix::Result<String> {
-        let file = self.open_file(path, OFlag::O_RDONLY)?;
-        // Most files come in one piece; the standard library's buffer would grow in six steps.
-        let mut text = Vec::with_capacity(4096);
-        std::fs::File::from(file).take(u64::MAX).read_to_end(&mut text).map_err(errno_of)?;
+        let text = self.open_file(path, OFlag::O_RDONLY)?.read_to_end()?;
+        String::from_utf8(text).map_err(|_| Errno::EILSEQ)
+    }
+
+    /// The same for a file that tells of one process: the kernel hands it out in one piece.
+    fn read_at_once(&self, path: &str) -> nix::Result<String> {
+        let text = self.open_file(path, OFlag::O_RDONLY)?.read_at_once()?;
         String::from_utf8(text).map_err(|_| Errno::EILSEQ)
     }
 
@@ -95,7 +98,7 @@ impl Proc {
 
     /// What follows `name` in `pid`'s `status` file.
     fn status(&self, pid: &str, name: &str) -> nix::Result<Option<String>> {
-        let text = self.read(&format!("{pid}/status"))?;
+        let text = self.read_at_once(&format!("{pid}/status"))?;
         let value = text.lines().find_map(|line| line.strip_prefix(name));
         Ok(value.map(|value| value.trim().to_owned()))
     }
@@ -106,7 +109,7 @@ impl Proc {
     /// When the folder can't be read.
     pub fn processes(&self) -> Result<Vec<i32>> {
         let folder = self.open_file(".", OFlag::O_RDONLY | OFlag::O_DIRECTORY);
-        let mut folder = nix::dir::Dir::from_fd(folder.context("open /proc")?)?;
+        let mut folder = nix::dir::Dir::from_fd(folder.context("open /proc")?.into())?;
         let entries = folder.iter().collect::<nix::Result<Vec<_>>>().context("list /proc")?;
         Ok(entries
             .iter()
@@ -126,7 +129,7 @@ impl Proc {
     /// # Errors
     /// When the file can't be read or makes no sense.
     pub fn stat(&self, pid: i32) -> Result<Option<ProcessStat>> {
-        let text = match self.read(&format!("{pid}/stat")) {
+        let text = match self.read_at_once(&format!("{pid}/stat")) {
             Ok(text) => text,
             Err(Errno::ENOENT | Errno::ESRCH) => return Ok(None),
             Err(errno) => return Err(errno).with_context(|| format!("read /proc/{pid}/stat")),
@@ -151,10 +154,6 @@ fn parse_stat(text: &str) -> Option<ProcessStat> {
     let state = fields.next()?.chars().next()?;
     let start_time = fields.nth(18)?.parse().ok()?;
     Some(ProcessStat { state, start_time })
-}
-
-fn errno_of(error: std::io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ pub fn restore(bundle: &Path, options: &Options) -> Result<(Container, Restored)
         return Err(error);
     }
     // Whatever leaked into the caller or its engine is not criu's either.
-    sys::fs::cloexec_from(3).context("close inherited descriptors")?;
+    sys::descriptor::cloexec_from(3).context("close inherited descriptors")?;
     config.warnings.iter().for_each(|warning| log::warning(warning));
     let proc = crate::procfs::Proc::open()?;
     let folders = options.common.open("restore.log")?;

@@ -15,6 +15,7 @@ use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
 use nix::sys::stat::Mode;
 
 use crate::sys;
+use crate::sys::descriptor::Fd;
 use crate::sys::mount::MountAttr;
 
 const SELF: &str = "/proc/self/exe";
@@ -61,7 +62,7 @@ pub fn ensure(args: &[OsString]) -> Result<()> {
     let sealed = match readonly_mount() {
         Ok(file) => file,
         // Without CAP_SYS_ADMIN no mounts can be made: a copy in memory costs more but always works.
-        Err(_) => memory_copy().context("seal the runtime: copy it into memory")?,
+        Err(_) => memory_copy().context("seal the runtime: copy it into memory")?.into(),
     };
     let args = c_strings(args.iter())?;
     let env = c_strings(std::env::vars_os().map(|(mut name, value)| {
@@ -96,7 +97,7 @@ fn has_write_seal() -> bool {
         .is_ok_and(|seals| seals & SealFlag::F_SEAL_WRITE.bits() != 0)
 }
 
-fn readonly_mount() -> nix::Result<OwnedFd> {
+fn readonly_mount() -> nix::Result<Fd> {
     let file = sys::mount::clone_tree(nix::fcntl::AT_FDCWD, SELF, false)?;
     let attr = MountAttr { set: crate::spec::mount::ATTR_RDONLY, ..MountAttr::default() };
     sys::mount::set_attr(&file, attr, false)?;

@@ -13,9 +13,8 @@
 //! the process and the freezer. So whenever a runtime is killed, no lie is left behind.
 
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, File};
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::fs::DirBuilder;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +26,7 @@ use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::{Deserialize, Serialize};
 
+use crate::sys::descriptor::Fd;
 use crate::{cgroup, resctrl, sys};
 
 /// What is known of a container before it exists.
@@ -92,7 +92,7 @@ pub struct Init {
 /// The folder of one container.
 #[derive(Debug)]
 pub struct Folder {
-    fd: OwnedFd,
+    fd: Fd,
     path: PathBuf,
 }
 
@@ -199,20 +199,18 @@ impl Folder {
         &self.path
     }
 
-    fn file(&self, name: &str, flags: OFlag) -> nix::Result<File> {
+    fn file(&self, name: &str, flags: OFlag) -> nix::Result<Fd> {
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-        openat(&self.fd, name, flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, mode).map(File::from)
+        openat(&self.fd, name, flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, mode).map(Fd::from)
     }
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        let mut file = match self.file(name, OFlag::O_RDONLY) {
+        let file = match self.file(name, OFlag::O_RDONLY) {
             Err(Errno::ENOENT) => return Ok(None),
             other => other.with_context(|| format!("open {}", self.path.join(name).display()))?,
         };
-        let mut text = Vec::new();
-        file.read_to_end(&mut text)
-            .with_context(|| format!("read {}", self.path.join(name).display()))?;
-        Ok(Some(text))
+        let text = file.read_at_once();
+        text.map(Some).with_context(|| format!("read {}", self.path.join(name).display()))
     }
 
     /// Writes the text of config.json and the record, which is there whole or not at all.
@@ -224,10 +222,8 @@ impl Folder {
         let temporary = ".new";
         let write = |name, text: &[u8]| -> Result<()> {
             let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
-            let written = self.file(name, flags).map_err(Into::into);
-            written
-                .and_then(|mut file| file.write_all(text))
-                .with_context(|| format!("write {}", self.path.join(name).display()))
+            let written = self.file(name, flags).and_then(|file| file.write_all(text));
+            written.with_context(|| format!("write {}", self.path.join(name).display()))
         };
         write(CONFIG, config)?;
         write(temporary, &record)?;
@@ -269,7 +265,7 @@ impl Folder {
             Err(Errno::ENOENT) => return Ok(None),
             other => other.with_context(step)?,
         };
-        file.lock().with_context(step)?;
+        file.lock(false, true).with_context(step)?;
         Ok((!self.is_gone()).then_some(Lock(file)))
     }
 
@@ -281,9 +277,9 @@ impl Folder {
     pub fn create_init(&self) -> Result<InitFile> {
         // It appears locked: whoever finds it unlocked, or puts one there first, deletes the container.
         let temporary = ".init";
-        let make = || -> std::io::Result<File> {
+        let make = || -> nix::Result<Fd> {
             let file = self.file(temporary, OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL)?;
-            file.lock()?;
+            file.lock(false, true)?;
             sys::fs::rename_to_new(&self.fd, temporary, INIT)?;
             Ok(file)
         };
@@ -295,13 +291,13 @@ impl Folder {
     /// # Errors
     /// When the file can't be read or is damaged.
     pub fn init(&self) -> Result<(Option<Init>, bool)> {
-        let mut file = match self.file(INIT, OFlag::O_RDONLY) {
+        let file = match self.file(INIT, OFlag::O_RDONLY) {
             Err(Errno::ENOENT) => return Ok((None, false)),
             other => other.with_context(|| format!("open {}", self.path.join(INIT).display()))?,
         };
-        let locked = matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock));
-        let mut text = Vec::new();
-        file.read_to_end(&mut text)
+        let locked = is_locked(&file);
+        let text = file
+            .read_at_once()
             .with_context(|| format!("read {}", self.path.join(INIT).display()))?;
         let init = Init::parse(&text).with_context(|| self.damaged(INIT))?;
         Ok((init, locked))
@@ -312,7 +308,7 @@ impl Folder {
     pub fn wait_for_exec(&self) {
         // It runs by now; that we can't wait for others to know is no failure.
         let Ok(file) = self.file(INIT, OFlag::O_RDONLY) else { return };
-        while file.lock_shared().is_err_and(|e| e.kind() == std::io::ErrorKind::Interrupted) {}
+        let _ = file.lock(true, true);
     }
 
     /// Whether the gate is there.
@@ -400,7 +396,7 @@ impl Folder {
     pub fn bar(&self) -> bool {
         // Who comes later finds the file there, and gives up.
         match self.file(INIT, OFlag::O_RDONLY | OFlag::O_CREAT) {
-            Ok(file) => !matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock)),
+            Ok(file) => !is_locked(&file),
             Err(_) => true,
         }
     }
@@ -445,6 +441,11 @@ impl Folder {
     }
 }
 
+/// Whether somebody has the file of the first process locked.
+fn is_locked(file: &Fd) -> bool {
+    file.lock(true, false) == Err(Errno::EWOULDBLOCK)
+}
+
 fn ignore_missing(result: std::io::Result<()>) -> std::io::Result<()> {
     match result {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -454,11 +455,17 @@ fn ignore_missing(result: std::io::Result<()>) -> std::io::Result<()> {
 
 /// Held by who alone may change or remove a container ([`Folder::lock`]).
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "held, not used")] File);
+pub struct Lock(#[expect(dead_code, reason = "held, not used")] Fd);
 
 /// The open, locked `init` file.
 #[derive(Debug)]
-pub struct InitFile(File);
+pub struct InitFile(Fd);
+
+impl AsFd for InitFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl InitFile {
     /// Puts the process on record.
@@ -467,7 +474,7 @@ impl InitFile {
     /// When the disk is full or the like.
     pub fn write(&self, init: Init) -> Result<()> {
         let text = format!("{} {}\n", init.pid, init.start_time);
-        (&self.0).write_all(text.as_bytes()).context("write the init's pid to its state file")
+        self.0.write_all(text.as_bytes()).context("write the init's pid to its state file")
     }
 }
 

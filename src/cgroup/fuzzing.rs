@@ -77,7 +77,7 @@ const CONTROLLERS: &str = "cpu cpuset io memory pids hugetlb rdma";
 
 /// Like the cgroup mount of a host: of cgroup v2 alone, and of v1 alone. `c` is the container's.
 struct Mock {
-    root: OwnedFd,
+    root: crate::sys::descriptor::Fd,
     location: Location,
 }
 
@@ -116,7 +116,7 @@ impl Mock {
     }
 
     fn apply(&self, resources: &LinuxResources) -> Result<()> {
-        let mut cgroup = Cgroup::handle(&self.location, self.root.try_clone()?);
+        let mut cgroup = Cgroup::handle(&self.location, self.root.try_clone()?.into());
         cgroup.open_leaf()?;
         cgroup.apply(resources).map(drop)
     }

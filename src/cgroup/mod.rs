@@ -43,7 +43,8 @@ mod unit_properties;
 mod v1;
 mod v2;
 
-use crate::sys::fs::{Descriptors, open_path};
+use crate::sys::descriptor::Fd;
+use crate::sys::fs::open_path;
 use anyhow::{Context, Result, bail, ensure};
 pub use create::Unfinished;
 use hierarchy::{Hierarchy, UNIFIED, Version, mounted_hierarchies};
@@ -58,7 +59,7 @@ pub use processes::signal_each;
 use serde::{Deserialize, Serialize};
 pub use stats::Stats;
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Component, Path, PathBuf};
 
 /// The parent of all cgroups whose place config.json leaves to us.
@@ -214,9 +215,9 @@ impl Location {
 pub struct Cgroup {
     location: Location,
     /// [`ROOT`].
-    root: OwnedFd,
+    root: Fd,
     /// The cgroup in the v2 hierarchy, if there is one and it exists.
-    leaf: Option<OwnedFd>,
+    leaf: Option<Fd>,
     /// Why this container has no cgroup: the user may not make one and config.json doesn't insist.
     absent: Option<String>,
     /// Why controllers could not be enabled, for the error of a limit that needs one of them.
@@ -228,7 +229,7 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    fn handle(location: &Location, root: OwnedFd) -> Self {
+    fn handle(location: &Location, root: Fd) -> Self {
         Self {
             location: location.clone(),
             root,
@@ -282,13 +283,12 @@ impl Cgroup {
     ///
     /// # Errors
     /// When the cgroup is gone.
-    pub fn door(&self) -> Result<Descriptors> {
+    pub fn door(&self) -> Result<Vec<Fd>> {
         let open = |node: Node| {
             let context = || format!("cannot open {}/tasks to put a process there", node.path());
             node.open("tasks", OFlag::O_WRONLY).with_context(context)
         };
-        let door: Result<Vec<_>> = self.v1_nodes().map(open).collect();
-        door.map(Descriptors::from)
+        self.v1_nodes().map(open).collect()
     }
 
     /// Gives the cgroup to the host's user `uid`, so that the container can divide it further: the
@@ -400,7 +400,7 @@ impl Cgroup {
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn enter(door: &[OwnedFd]) -> Result<()> {
+pub fn enter(door: &[Fd]) -> Result<()> {
     door.iter().try_for_each(|tasks| {
         node::write_all(tasks, "0").map_err(|errno| {
             let link = format!("/proc/self/fd/{}", tasks.as_raw_fd());
@@ -454,7 +454,7 @@ fn components(path: &Path) -> Result<Vec<String>> {
     Ok(components)
 }
 
-fn open_root() -> Result<OwnedFd> {
+fn open_root() -> Result<Fd> {
     open_path(ROOT, OFlag::O_DIRECTORY).with_context(|| format!("cannot open {ROOT}"))
 }
 

@@ -5,9 +5,10 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{read, write};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 
 use super::journal::{self, Journal};
+use crate::sys::descriptor::Fd;
 
 /// Where the host mounts its cgroups (cgroups(7)).
 pub const ROOT: &str = "/sys/fs/cgroup";
@@ -66,13 +67,13 @@ impl<'a> Node<'a> {
         }
     }
 
-    pub(super) fn open(&self, file: &str, flags: OFlag) -> nix::Result<OwnedFd> {
+    pub(super) fn open(&self, file: &str, flags: OFlag) -> nix::Result<Fd> {
         let path = format!("{}{file}", self.prefix);
-        openat(self.base, path.as_str(), flags | OFlag::O_CLOEXEC, Mode::empty())
+        openat(self.base, path.as_str(), flags | OFlag::O_CLOEXEC, Mode::empty()).map(Fd::from)
     }
 
     /// Opens the directory itself.
-    pub(super) fn open_directory(&self) -> nix::Result<OwnedFd> {
+    pub(super) fn open_directory(&self) -> nix::Result<Fd> {
         self.open(".", OFlag::O_RDONLY | OFlag::O_DIRECTORY)
     }
 
@@ -85,7 +86,7 @@ impl<'a> Node<'a> {
     }
 
     /// The same for a file that is open already.
-    pub(super) fn write_to(&self, fd: &OwnedFd, file: &str, value: &str) -> nix::Result<()> {
+    pub(super) fn write_to(&self, fd: &Fd, file: &str, value: &str) -> nix::Result<()> {
         let undo = self.journal.map(|journal| (journal, journal::undo_of(self, file, value)));
         write_all(fd, value)?;
         if let Some((journal, steps)) = undo {
@@ -216,7 +217,7 @@ impl<'a> Node<'a> {
             Err(errno) => return Err(errno),
         };
         let mut children = Vec::new();
-        for entry in nix::dir::Dir::from_fd(directory)? {
+        for entry in nix::dir::Dir::from_fd(directory.into())? {
             let entry = match entry {
                 Ok(entry) => entry,
                 // Removed while we were reading.
@@ -238,7 +239,7 @@ pub(super) fn is_marked(cgroup: &nix::sys::stat::FileStat) -> bool {
 }
 
 /// One write(2), again only if a signal came in between.
-pub(super) fn write_all(fd: &OwnedFd, value: &str) -> nix::Result<()> {
+pub(super) fn write_all(fd: &Fd, value: &str) -> nix::Result<()> {
     loop {
         match write(fd, value.as_bytes()) {
             Err(Errno::EINTR) => continue,

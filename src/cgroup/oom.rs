@@ -2,12 +2,13 @@
 
 use super::Cgroup;
 use super::node::Node;
+use crate::sys::descriptor::Fd;
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 
 /// A source of events to poll, each being one time that the OOM killer came.
@@ -18,7 +19,7 @@ enum Source {
     /// Control"), and the cgroup's directory.
     V1(EventFd, PathBuf),
     /// `memory.events`, which the kernel signals when it changes, and how many there were.
-    V2(OwnedFd, u64),
+    V2(Fd, u64),
     /// The cgroup is gone.
     Over,
 }
@@ -97,7 +98,7 @@ impl OomEvents {
 }
 
 /// Processes killed in the cgroup and below for want of memory. Reading it arms the next signal.
-fn kills(file: &OwnedFd) -> nix::Result<u64> {
+fn kills(file: &Fd) -> nix::Result<u64> {
     let mut buffer = [0u8; 1024];
     let count = nix::sys::uio::pread(file, &mut buffer, 0)?;
     let text = String::from_utf8_lossy(&buffer[..count]);

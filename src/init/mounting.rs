@@ -2,7 +2,6 @@
 //! meanwhile have to be there.
 
 use std::cell::Cell;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -15,14 +14,11 @@ use crate::rootfs::{self, devices, mask, mounts, root::Root};
 use crate::spec::Config;
 use crate::spec::mount::Kind;
 use crate::state::Record;
+use crate::sys::descriptor::Fd;
 use crate::{cgroup, namespace, sys, timings};
 
 /// Makes all mounts and the devices. Returns the root, and whether [`hide`] was called for it.
-pub fn mount_all(
-    plan: &mut NewContainer,
-    channel: &Channel,
-    null: &OwnedFd,
-) -> Result<(Root, bool)> {
+pub fn mount_all(plan: &mut NewContainer, channel: &Channel, null: &Fd) -> Result<(Root, bool)> {
     let (config, record) = (plan.config, plan.record);
     let mut root = take_root(plan)?;
     timings::step("take the root filesystem");
@@ -88,7 +84,7 @@ fn take_root(plan: &mut NewContainer) -> Result<Root> {
 
 /// Applies `linux.readonlyPaths` and `linux.maskedPaths`. Still before the pivot: the host's null
 /// device can be attached only while it is in sight.
-pub fn hide(root: &Root, config: &Config, null: &OwnedFd) -> Result<()> {
+pub fn hide(root: &Root, config: &Config, null: &Fd) -> Result<()> {
     mask::make_readonly(root, &config.readonly_paths)?;
     timings::step("make linux.readonlyPaths read-only");
     mask::mask(root, &config.masked_paths, null, config.mount_label.as_deref())?;

@@ -23,6 +23,7 @@ use crate::spec::mount::{ATTR_RDONLY, Kind};
 use crate::spec::{self, Config};
 use crate::state::{Folder, Init, InitFile, Record};
 use crate::sys::clone::Forked;
+use crate::sys::descriptor::{Together, close_put_off};
 use crate::sys::fs::open_path;
 use crate::{hooks, host, log, namespace, netdev, notify, seal, timings, userns};
 
@@ -54,6 +55,7 @@ impl OwnGate {
 /// # Errors
 /// Names the step and the property; nothing is left behind.
 pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(Container, Child)> {
+    let together = Together::begin();
     let (mut config, text) = spec::load(bundle)?;
     timings::step("read config.json");
     check_terminal(config.process.as_ref(), options)?;
@@ -77,6 +79,8 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
     let container = Container::from_parts(folder, record, proc, config);
     let made =
         gate.transpose().and_then(|gate| make(&container, init_file, options, gate.as_ref()));
+    // The lock on the file of the first process among them.
+    drop(together);
     match made {
         Ok(child) => Ok((container, child)),
         Err(error) => {
@@ -142,7 +146,7 @@ fn make(
 ) -> Result<Child> {
     let record = &container.record;
     let config = container.config()?;
-    let (mut cgroup, unfinished) = record.cgroup.begin(config.resources.as_ref())?;
+    let (cgroup, unfinished) = record.cgroup.begin(config.resources.as_ref())?;
     timings::step("make the cgroup, as far as init is cloned into it");
     if let (Some(groups), Some(rdt)) = (&record.resctrl, &config.intel_rdt) {
         groups.create(rdt)?;
@@ -152,7 +156,7 @@ fn make(
     let (mut child, init_file) = clone_init(plan, &cgroup)?;
     timings::step("clone init into its namespaces");
     log::debug(|| format!("init of container {} is process {}", record.id, child.pid));
-    match accompany(&mut child, container, (&mut cgroup, unfinished), init_file, options, gate) {
+    match accompany(&mut child, container, (cgroup, unfinished), init_file, options, gate) {
         Ok(()) => Ok(child),
         Err(error) => Err(child.give_up(error)),
     }
@@ -213,7 +217,7 @@ fn visits_network(config: &Config) -> bool {
 fn accompany(
     child: &mut Child,
     container: &Container,
-    (cgroup, unfinished): (&mut cgroup::Cgroup, Unfinished),
+    (mut cgroup, unfinished): (cgroup::Cgroup, Unfinished),
     init_file: InitFile,
     options: &Options,
     gate: Option<&OwnGate>,
@@ -230,7 +234,7 @@ fn accompany(
     let (unrestricted, warnings) = cgroup.complete(unfinished, resources)?;
     warnings.iter().for_each(|warning| log::warning(warning));
     timings::step("make the rest of the cgroup, set its limits");
-    place_first(child, cgroup, record, config, proc)?;
+    place_first(child, &mut cgroup, record, config, proc)?;
     timings::step("let systemd and resctrl have init");
     let mut door = cgroup.door()?;
     if config.namespaces.get(Ns::User).is_some() {
@@ -260,7 +264,9 @@ fn accompany(
     timings::step("put init on record, set the device rules, bring lo up");
     // Before the program may look around; init has enough to do meanwhile.
     seal::let_go();
-    timings::step("let go of the seal");
+    drop((cgroup, placed));
+    close_put_off();
+    timings::step("let go of the seal and of files");
     child.compile_filter(config, options)?;
     if let (None, Some(process)) = (gate, &config.process) {
         child.start_at_once(config, process, options, proc)?;

@@ -14,10 +14,11 @@ use crate::container::Container;
 use crate::init::{self, Common};
 use crate::spec::Process;
 use crate::sys::clone::Forked;
+use crate::sys::descriptor::Fd;
 use crate::{cgroup, host, namespace, seal, sys, timings};
 
 /// The root folder of the process `pid`, which `pidfd` is a descriptor of.
-fn own_root(pidfd: &OwnedFd, pid: i32) -> Result<OwnedFd> {
+fn own_root(pidfd: &OwnedFd, pid: i32) -> Result<Fd> {
     use nix::fcntl::OFlag;
     let path = format!("/proc/{pid}/root");
     let root = sys::fs::open_path(path.as_str(), OFlag::O_DIRECTORY)

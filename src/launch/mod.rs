@@ -80,7 +80,7 @@ fn pass_descriptors(process: &mut Process, options: &Options) -> Result<()> {
         );
     }
     // Everything else that leaked into the caller or its engine is not even for hooks.
-    sys::fs::cloexec_from(3 + options.preserve_fds).context("close inherited descriptors")?;
+    sys::descriptor::cloexec_from(last as i32 + 1).context("close inherited descriptors")?;
     if options.listen_fds > 0 {
         process.env.push(CString::new(format!("LISTEN_FDS={}", options.listen_fds))?);
         process.env.push(c"LISTEN_PID=1".into());

@@ -1,7 +1,7 @@
 //! Device nodes and links in `/dev` (runtime-spec config-linux.md, "Default Devices"; runtime-linux.md,
 //! "Dev symbolic links").
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -12,6 +12,7 @@ use nix::unistd::{Gid, Uid, fchownat, symlinkat};
 
 use super::root::{Root, TargetKind, file_type};
 use crate::spec::Device;
+use crate::sys::descriptor::Fd;
 use crate::sys::mount::{attach, clone_tree};
 
 const DEFAULT: [(&str, (u32, u32)); 6] = [
@@ -68,7 +69,7 @@ pub fn paths(devices: &[Device]) -> impl Iterator<Item = PathBuf> {
     default.chain(devices.iter().map(|device| device.path.clone()))
 }
 
-fn link(dev: &OwnedFd, name: &str, target: &str) -> Result<()> {
+fn link(dev: &Fd, name: &str, target: &str) -> Result<()> {
     match symlinkat(target, dev, name) {
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
         Err(errno) => Err(errno).with_context(|| format!("link /dev/{name} to {target}")),
@@ -76,7 +77,7 @@ fn link(dev: &OwnedFd, name: &str, target: &str) -> Result<()> {
 }
 
 /// An image may have a node of the host's multiplexer there.
-fn replace_ptmx(dev: &OwnedFd) -> Result<()> {
+fn replace_ptmx(dev: &Fd) -> Result<()> {
     match symlinkat("pts/ptmx", dev, "ptmx") {
         Err(Errno::EEXIST) => {
             let stat = fstatat(dev, "ptmx", AtFlags::AT_SYMLINK_NOFOLLOW)?;
@@ -91,7 +92,7 @@ fn replace_ptmx(dev: &OwnedFd) -> Result<()> {
     }
 }
 
-fn make(root: &Root, parent: &OwnedFd, name: &str, device: &Device, bind: bool) -> Result<()> {
+fn make(root: &Root, parent: &Fd, name: &str, device: &Device, bind: bool) -> Result<()> {
     let path = device.path.display();
     let number = makedev(device.number.0.into(), device.number.1.into());
     if bind && device.kind != libc::S_IFIFO {
@@ -148,12 +149,12 @@ pub fn show_console(root: &Root, tty: impl AsFd) -> Result<()> {
 ///
 /// # Errors
 /// When none is mounted.
-pub fn open_ptmx(root: &Root) -> Result<OwnedFd> {
+pub fn open_ptmx(root: &Root) -> Result<Fd> {
     let help = "process.terminal: open /dev/pts/ptmx in the container \
                 (is a devpts mounted at /dev/pts in mounts?)";
     let pts = root.open(Path::new("/dev/pts"), OFlag::O_PATH | OFlag::O_DIRECTORY).context(help)?;
     let kind = nix::sys::statfs::fstatfs(&pts).context(help)?.filesystem_type();
     ensure!(kind == nix::sys::statfs::DEVPTS_SUPER_MAGIC, "{help}");
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-    openat(&pts, "ptmx", flags, Mode::empty()).context(help)
+    openat(&pts, "ptmx", flags, Mode::empty()).map(Fd::from).context(help)
 }

@@ -2,7 +2,7 @@
 //! them, or because they are to be id-mapped, which only a process with power over the
 //! filesystem's own user namespace may do (mount_setattr(2), "ID-mapped mounts").
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,7 @@ use crate::procfs::Proc;
 use crate::spec::mount::{ATTR_IDMAP, IdMaps, Kind, Mount};
 use crate::spec::{Config, IdMapping};
 use crate::sys::clone::{Forked, clone3, exit_now, wait_status};
+use crate::sys::descriptor::Fd;
 use crate::sys::mount::{MountAttr, clone_tree, set_attr};
 use crate::userns;
 
@@ -26,11 +27,11 @@ use crate::userns;
 ///
 /// # Errors
 /// Names the mount, and for a filesystem that can't be id-mapped its type.
-pub fn open_sources(config: &Config, proc: &Proc) -> Result<Vec<Option<OwnedFd>>> {
+pub fn open_sources(config: &Config, proc: &Proc) -> Result<Vec<Option<Fd>>> {
     // In a user namespace the child may not reach the sources, which a privileged parent can.
     let all = config.namespaces.get(Ns::User).is_some() && nix::unistd::geteuid().is_root();
     // A user namespace for each set of maps, however many mounts have it.
-    let mut made: Vec<(&IdMaps, OwnedFd)> = Vec::new();
+    let mut made: Vec<(&IdMaps, Fd)> = Vec::new();
     let mut sources = Vec::new();
     for mount in &config.mounts {
         let wanted = all || mount.idmap.is_some();
@@ -66,20 +67,20 @@ pub fn open_sources(config: &Config, proc: &Proc) -> Result<Vec<Option<OwnedFd>>
     Ok(sources)
 }
 
-fn map(tree: &OwnedFd, namespace: &OwnedFd, recursive: bool) -> nix::Result<()> {
+fn map(tree: &Fd, namespace: &Fd, recursive: bool) -> nix::Result<()> {
     let userns_fd = namespace.as_raw_fd() as u64;
     set_attr(tree, MountAttr { set: ATTR_IDMAP, userns_fd, ..MountAttr::default() }, recursive)
 }
 
 /// A user namespace with these maps.
-fn user_namespace(property: &str, maps: &IdMaps, proc: &Proc) -> Result<OwnedFd> {
+fn user_namespace(property: &str, maps: &IdMaps, proc: &Proc) -> Result<Fd> {
     match maps {
         IdMaps::Listed { uid_mappings, gid_mappings } => {
             new_user_namespace(property, uid_mappings, gid_mappings, proc)
         }
         IdMaps::Namespace(path) => {
             let file = std::fs::File::open(path);
-            file.map(OwnedFd::from)
+            file.map(Fd::from)
                 .with_context(|| format!("linux.namespaces (user).path {}", path.display()))
         }
     }
@@ -92,7 +93,7 @@ fn new_user_namespace(
     uid_mappings: &[IdMapping],
     gid_mappings: &[IdMapping],
     proc: &Proc,
-) -> Result<OwnedFd> {
+) -> Result<Fd> {
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).context("pipe2")?;
     let forked = clone3(CloneFlags::CLONE_NEWUSER, None)
         .with_context(|| format!("{property}: make a user namespace for its id maps"))?;
@@ -111,14 +112,14 @@ fn new_user_namespace(
         });
     drop(writer);
     wait_status(pidfd.as_fd()).context("wait for the process in the user namespace")?;
-    opened
+    opened.map(Fd::from)
 }
 
 /// Why the kernel would not map: it does not say which mount or filesystem it minded.
 fn explain(
     errno: Errno,
     mount: &Mount,
-    namespace: &OwnedFd,
+    namespace: &Fd,
     recursive: bool,
     proc: &Proc,
 ) -> anyhow::Error {
@@ -142,12 +143,7 @@ fn explain(
 }
 
 /// The first of the mounts at and, if `below`, under `source` that can't be mapped, with its type.
-fn culprit(
-    source: &Path,
-    namespace: &OwnedFd,
-    below: bool,
-    proc: &Proc,
-) -> Option<(PathBuf, String)> {
+fn culprit(source: &Path, namespace: &Fd, below: bool, proc: &Proc) -> Option<(PathBuf, String)> {
     let table = proc.read("self/mountinfo").ok()?;
     let real = source.canonicalize().ok()?;
     let mut candidates = vec![real.clone()];

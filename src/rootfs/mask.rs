@@ -1,7 +1,7 @@
 //! `linux.maskedPaths` and `linux.readonlyPaths`.
 
 use std::ffi::{CStr, OsStr};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -11,6 +11,7 @@ use nix::sys::stat::{fstat, fstatat, makedev};
 
 use super::root::{Root, file_type, is_folder};
 use crate::spec::mount::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
+use crate::sys::descriptor::Fd;
 use crate::sys::fs::open_path;
 use crate::sys::mount::{
     FsContext, MountAttr, attach, attach_at, bind_here, clone_tree, set_attr, set_attr_at,
@@ -22,7 +23,7 @@ use crate::sys::mount::{
 ///
 /// # Errors
 /// When it is something else.
-pub fn open_null() -> Result<OwnedFd> {
+pub fn open_null() -> Result<Fd> {
     let null = open_path("/dev/null", OFlag::O_NOFOLLOW).context("open /dev/null")?;
     let stat = fstat(&null).context("examine /dev/null")?;
     ensure!(
@@ -37,7 +38,7 @@ pub fn open_null() -> Result<OwnedFd> {
 ///
 /// # Errors
 /// Names the path.
-pub fn mask(root: &Root, paths: &[PathBuf], null: &OwnedFd, label: Option<&CStr>) -> Result<()> {
+pub fn mask(root: &Root, paths: &[PathBuf], null: &Fd, label: Option<&CStr>) -> Result<()> {
     let mut cover = Cover { null, label, empty: None };
     for path in paths {
         let covered = match root.interface_entry(path) {
@@ -57,14 +58,14 @@ pub fn mask(root: &Root, paths: &[PathBuf], null: &OwnedFd, label: Option<&CStr>
 
 /// What paths are covered with.
 struct Cover<'a> {
-    null: &'a OwnedFd,
+    null: &'a Fd,
     label: Option<&'a CStr>,
     /// The tmpfs; attached already, copies of it are what is attached next.
-    empty: Option<OwnedFd>,
+    empty: Option<Fd>,
 }
 
 impl Cover<'_> {
-    fn target(&mut self, target: &OwnedFd) -> Result<()> {
+    fn target(&mut self, target: &Fd) -> Result<()> {
         match is_folder(&fstat(target)?) {
             true => self.folder(|tree| attach(tree, target)),
             false => Ok(attach(clone_tree(self.null, "", false)?, target)?),
@@ -73,7 +74,7 @@ impl Cover<'_> {
 
     /// The same by name, for an entry of a procfs or sysfs that is the container's own: nobody
     /// else can exchange names there.
-    fn entry(&mut self, mount: &OwnedFd, name: &OsStr) -> Result<()> {
+    fn entry(&mut self, mount: &Fd, name: &OsStr) -> Result<()> {
         match fstatat(mount, name, AtFlags::empty()) {
             Ok(stat) if is_folder(&stat) => self.folder(|tree| attach_at(tree, mount, name)),
             Ok(_) => Ok(attach_at(clone_tree(self.null, "", false)?, mount, name)?),
@@ -84,7 +85,7 @@ impl Cover<'_> {
 
     /// The same filesystem may be attached many times, a mount only once; and older kernels (before
     /// Linux 6.15) make no copy of one that isn't attached.
-    fn folder(&mut self, attach: impl Fn(&OwnedFd) -> nix::Result<()>) -> Result<()> {
+    fn folder(&mut self, attach: impl Fn(&Fd) -> nix::Result<()>) -> Result<()> {
         if let Some(empty) = &self.empty {
             return Ok(attach(&clone_tree(empty, "", false)?)?);
         }
@@ -99,7 +100,7 @@ impl Cover<'_> {
 ///
 /// # Errors
 /// Those of the mount calls.
-pub fn empty_folder(label: Option<&CStr>) -> nix::Result<OwnedFd> {
+pub fn empty_folder(label: Option<&CStr>) -> nix::Result<Fd> {
     let fs = FsContext::open(c"tmpfs")?;
     fs.set(c"nr_inodes", Some(c"1"))?;
     if let Some(label) = label {
@@ -117,7 +118,7 @@ pub fn make_readonly(root: &Root, paths: &[PathBuf]) -> Result<()> {
     let mut here = Here::default();
     for path in paths {
         // By name where that is safe, as with masks.
-        let protect_entry = |(mount, name): (&OwnedFd, &OsStr)| -> nix::Result<()> {
+        let protect_entry = |(mount, name): (&Fd, &OsStr)| -> nix::Result<()> {
             here.enter(mount)?;
             bind_here(name, name, true)?;
             set_attr_at(mount, name, READ_ONLY, true)
@@ -141,7 +142,7 @@ pub fn make_readonly(root: &Root, paths: &[PathBuf]) -> Result<()> {
 struct Here(Option<RawFd>);
 
 impl Here {
-    fn enter(&mut self, folder: &OwnedFd) -> nix::Result<()> {
+    fn enter(&mut self, folder: &Fd) -> nix::Result<()> {
         if self.0.replace(folder.as_raw_fd()) == Some(folder.as_raw_fd()) {
             return Ok(());
         }
@@ -151,7 +152,7 @@ impl Here {
 
 const READ_ONLY: MountAttr = MountAttr { set: ATTR_RDONLY, clear: 0, propagation: 0, userns_fd: 0 };
 
-fn existing(root: &Root, path: &std::path::Path, property: &str) -> Result<Option<OwnedFd>> {
+fn existing(root: &Root, path: &std::path::Path, property: &str) -> Result<Option<Fd>> {
     match root.open_interface(path, OFlag::O_PATH) {
         Ok(target) => Ok(Some(target)),
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),

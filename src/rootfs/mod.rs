@@ -12,7 +12,6 @@ pub mod mask;
 pub mod mounts;
 pub mod root;
 
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -21,6 +20,7 @@ use oci_spec::runtime::LinuxNamespaceType;
 
 use crate::spec::Config;
 use crate::spec::mount::ATTR_RDONLY;
+use crate::sys::descriptor::Fd;
 use crate::sys::fs::open_path;
 use crate::sys::mount::{
     MountAttr, attach, attach_at, clone_tree, pivot_here, set_attr, set_attr_at,
@@ -59,7 +59,7 @@ pub fn take_current_folder(config: &Config) -> Result<Root> {
 ///
 /// # Errors
 /// Names the step.
-pub fn attach_in_host(rootfs: &Path, target: &Path) -> Result<OwnedFd> {
+pub fn attach_in_host(rootfs: &Path, target: &Path) -> Result<Fd> {
     let tree = clone_tree(AT_FDCWD, rootfs, true)
         .with_context(|| format!("root.path {}: make a mount of it", rootfs.display()))?;
     // Without this the container's mounts would appear wherever the root is mounted from.

@@ -1,7 +1,7 @@
 //! Making the entries of `mounts`.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,6 +16,7 @@ use super::{copy_up, mask};
 use crate::cgroup;
 use crate::procfs::Proc;
 use crate::spec::mount::{ATTR_RDONLY, Kind, Mount, Propagation};
+use crate::sys::descriptor::Fd;
 use crate::sys::mount::{
     FsContext, HERE, MountAttr, attach, bind_here, clone_tree, mount_here, set_attr, set_label,
 };
@@ -41,7 +42,7 @@ pub struct Surroundings<'a> {
 ///
 /// # Errors
 /// When the source is missing.
-pub fn open_source(mount: &Mount) -> Result<Option<OwnedFd>> {
+pub fn open_source(mount: &Mount) -> Result<Option<Fd>> {
     let Kind::Bind { source, recursive } = &mount.kind else { return Ok(None) };
     let tree = clone_tree(AT_FDCWD, source.as_path(), *recursive)
         .with_context(|| format!("{}: bind mount source {}", mount.property, source.display()))?;
@@ -74,9 +75,9 @@ pub fn is_shared(mount: &Mount) -> bool {
 pub fn make(
     root: &mut Root,
     mount: &Mount,
-    source: Option<OwnedFd>,
+    source: Option<Fd>,
     around: &Surroundings,
-) -> Result<Option<OwnedFd>> {
+) -> Result<Option<Fd>> {
     if !matches!(mount.kind, Kind::Remount { .. }) {
         root.cover(&mount.destination);
     }
@@ -110,7 +111,7 @@ pub fn make(
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn make_readonly(mount: &OwnedFd) -> Result<()> {
+pub fn make_readonly(mount: &Fd) -> Result<()> {
     let attr = MountAttr { set: ATTR_RDONLY, ..MountAttr::default() };
     set_attr(mount, attr, false).context("mounts: make a tmpfs read-only")
 }
@@ -141,7 +142,7 @@ fn set_propagation(tree: impl AsFd, propagation: Propagation) -> Result<()> {
     set_attr(tree, attr, propagation.recursive).context("set the mount's propagation")
 }
 
-fn bind(root: &Root, mount: &Mount, tree: &OwnedFd) -> Result<()> {
+fn bind(root: &Root, mount: &Mount, tree: &Fd) -> Result<()> {
     let kind = match is_folder(&fstat(tree).context("examine the source")?) {
         true => TargetKind::Folder,
         false => TargetKind::File,
@@ -206,7 +207,7 @@ fn one_line(data: &[(CString, Option<CString>)]) -> Option<CString> {
     CString::new(options.join(&b',')).ok().filter(|line| fits && line.count_bytes() < PAGE)
 }
 
-fn filesystem(root: &mut Root, mount: &Mount, around: &Surroundings) -> Result<Option<OwnedFd>> {
+fn filesystem(root: &mut Root, mount: &Mount, around: &Surroundings) -> Result<Option<Fd>> {
     let Kind::Filesystem { fstype, source, data, copy_up } = &mount.kind else { return Ok(None) };
     let label = around.label;
     if label.is_none() && in_dev(root, mount) {
@@ -261,7 +262,7 @@ fn filesystem(root: &mut Root, mount: &Mount, around: &Surroundings) -> Result<O
     attach(&tree, &target).context("attach the mount")?;
     mount.propagation.map_or(Ok(()), |propagation| set_propagation(&tree, propagation))?;
     let late = match late_readonly {
-        true => Some(tree.try_clone().context("duplicate a mount's descriptor")?),
+        true => Some(tree.try_clone().context("duplicate a mount's descriptor")?.into()),
         false => None,
     };
     match fstype.as_bytes() {
@@ -331,7 +332,7 @@ fn remount(
     mount.propagation.map_or(Ok(()), |propagation| set_propagation(&target, propagation))
 }
 
-fn reconfigure(target: &OwnedFd, data: &[(CString, Option<CString>)]) -> Result<()> {
+fn reconfigure(target: &Fd, data: &[(CString, Option<CString>)]) -> Result<()> {
     let fs = FsContext::pick(target).context("take the filesystem (is it a mount point?)")?;
     set_parameters(&fs, "the filesystem", data)?;
     fs.reconfigure().map_err(|errno| refused(&fs, errno, "change the filesystem".to_owned()))
@@ -381,7 +382,7 @@ fn cgroups(root: &Root, mount: &Mount, around: &Surroundings) -> Result<()> {
     set_attributes(&top, mount, true)
 }
 
-fn unified_cgroups(mount: &Mount, target: &OwnedFd, around: &Surroundings) -> Result<()> {
+fn unified_cgroups(mount: &Mount, target: &Fd, around: &Surroundings) -> Result<()> {
     let tree = if around.cgroup_namespace {
         let fs = FsContext::open(c"cgroup2").context("open cgroup2")?;
         fs.set(c"source", Some(c"cgroup")).context("cgroup2: source")?;
@@ -405,7 +406,7 @@ fn unified_cgroups(mount: &Mount, target: &OwnedFd, around: &Surroundings) -> Re
 /// The host's cgroup tree, for a container without a cgroup namespace. Of a user without privileges
 /// only the container's own part: the container's root is that user, who may change more of it
 /// (CVE-2023-25809). Where there is no such part, nothing is shown.
-fn bind_cgroups(around: &Surroundings) -> Result<OwnedFd> {
+fn bind_cgroups(around: &Surroundings) -> Result<Fd> {
     let source = match around.user_namespace || cgroup::unprivileged() {
         true => around.cgroup.unified_path(),
         false => cgroup::ROOT.into(),

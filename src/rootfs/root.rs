@@ -9,7 +9,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -18,6 +18,7 @@ use nix::fcntl::{OFlag, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat, mknodat};
 use nix::unistd::symlinkat;
 
+use crate::sys::descriptor::Fd;
 use crate::sys::fs::{Resolve, openat2};
 
 /// As many links as the kernel itself follows in one path (path_resolution(7)).
@@ -28,11 +29,11 @@ const DEV: &str = "/dev";
 /// The root of a container's filesystem.
 #[derive(Debug)]
 pub struct Root {
-    fd: OwnedFd,
+    fd: Fd,
     /// Mounts of the kernel's interfaces by their place, the latest last.
-    interfaces: Vec<(PathBuf, OwnedFd)>,
+    interfaces: Vec<(PathBuf, Fd)>,
     /// The tmpfs that was just mounted at `/dev`: nearly all that goes there is new.
-    dev: RefCell<Option<OwnedFd>>,
+    dev: RefCell<Option<Fd>>,
 }
 
 /// What a mount target must be.
@@ -46,17 +47,18 @@ pub enum TargetKind {
 
 impl Root {
     /// The root that the folder `fd` is.
-    pub fn new(fd: OwnedFd) -> Self {
+    pub fn new(fd: impl Into<Fd>) -> Self {
+        let fd = fd.into();
         Self { fd, interfaces: Vec::new(), dev: RefCell::default() }
     }
 
     /// Notes that `mount`, a procfs or sysfs, was attached at `place`.
-    pub fn add_interface(&mut self, place: &Path, mount: OwnedFd) {
+    pub fn add_interface(&mut self, place: &Path, mount: Fd) {
         self.interfaces.push((place.to_owned(), mount));
     }
 
     /// Notes that `mount`, a tmpfs, was attached at `place`.
-    pub fn add_tmpfs(&mut self, place: &Path, mount: OwnedFd) {
+    pub fn add_tmpfs(&mut self, place: &Path, mount: Fd) {
         if place == Path::new(DEV) {
             self.dev = Some(mount).into();
         }
@@ -71,7 +73,7 @@ impl Root {
     }
 
     /// A noted procfs or sysfs, and the name in it that `path` is, if it is one.
-    pub fn interface_entry<'a>(&self, path: &'a Path) -> Option<(&OwnedFd, &'a OsStr)> {
+    pub fn interface_entry<'a>(&self, path: &'a Path) -> Option<(&Fd, &'a OsStr)> {
         let (parent, name) = (path.parent()?, path.file_name()?);
         let (_, mount) = self.interfaces.iter().find(|(place, _)| place == parent)?;
         Some((mount, name))
@@ -83,7 +85,7 @@ impl Root {
     ///
     /// # Errors
     /// Those of `openat2(2)`.
-    pub fn open_interface(&self, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+    pub fn open_interface(&self, path: &Path, flags: OFlag) -> nix::Result<Fd> {
         let resolve = Resolve::IN_ROOT | Resolve::NO_MAGICLINKS;
         let climbs = path.components().any(|part| part == Component::ParentDir);
         for (place, mount) in self.interfaces.iter().filter(|_| !climbs) {
@@ -98,12 +100,12 @@ impl Root {
     ///
     /// # Errors
     /// Those of `openat2(2)`.
-    pub fn open(&self, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+    pub fn open(&self, path: &Path, flags: OFlag) -> nix::Result<Fd> {
         let resolve = Resolve::IN_ROOT | Resolve::NO_MAGICLINKS;
         openat2(&self.fd, relative(path), flags, 0, resolve)
     }
 
-    fn open_plain(&self, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+    fn open_plain(&self, path: &Path, flags: OFlag) -> nix::Result<Fd> {
         let resolve = Resolve::IN_ROOT | Resolve::NO_MAGICLINKS | Resolve::NO_SYMLINKS;
         openat2(&self.fd, relative(path), flags, 0, resolve)
     }
@@ -112,7 +114,7 @@ impl Root {
     ///
     /// # Errors
     /// When a link leads out of the root, or what is there is of the other kind.
-    pub fn mount_target(&self, path: &Path, kind: TargetKind) -> Result<OwnedFd> {
+    pub fn mount_target(&self, path: &Path, kind: TargetKind) -> Result<Fd> {
         if let Some(target) = self.new_in_dev(path, kind) {
             return Ok(target);
         }
@@ -145,7 +147,7 @@ impl Root {
     }
 
     /// Makes `path`, if it is a name in a new `/dev` that is not there yet.
-    fn new_in_dev(&self, path: &Path, kind: TargetKind) -> Option<OwnedFd> {
+    fn new_in_dev(&self, path: &Path, kind: TargetKind) -> Option<Fd> {
         let dev = self.dev.borrow();
         let (dev, name) = (dev.as_ref()?, name_in_dev(path)?);
         match kind {
@@ -172,7 +174,7 @@ impl Root {
     ///
     /// # Errors
     /// Also when any part of `path` is a symbolic link.
-    pub fn unlinked_folder(&self, path: &Path) -> Result<OwnedFd> {
+    pub fn unlinked_folder(&self, path: &Path) -> Result<Fd> {
         let link = || format!("{}: a symbolic link here could redirect it", path.display());
         let folder = match self.open_plain(path, OFlag::O_PATH | OFlag::O_DIRECTORY) {
             Err(Errno::ENOENT) => self.create(path, TargetKind::Folder)?,
@@ -183,7 +185,7 @@ impl Root {
     }
 
     /// Makes `path`, which has no symbolic links in it, and the folders above it.
-    fn create(&self, path: &Path, kind: TargetKind) -> Result<OwnedFd> {
+    fn create(&self, path: &Path, kind: TargetKind) -> Result<Fd> {
         let path = lexically_clean(path);
         let (parent, name) = split(&path)?;
         let parent = self.folder(parent)?;
@@ -201,7 +203,7 @@ impl Root {
     ///
     /// # Errors
     /// When something on the way is no folder, or a link leads out of the root.
-    pub fn folder(&self, path: &Path) -> Result<OwnedFd> {
+    pub fn folder(&self, path: &Path) -> Result<Fd> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
         match self.open(path, flags) {
             Ok(folder) => return Ok(folder),
@@ -209,7 +211,7 @@ impl Root {
             Err(errno) => return Err(errno).with_context(|| format!("open {}", path.display())),
         }
         let real = self.resolve(path)?;
-        let mut folder = self.fd.try_clone().context("duplicate the root's descriptor")?;
+        let mut folder = Fd::from(self.fd.try_clone().context("duplicate the root's descriptor")?);
         for name in real.components().filter_map(normal) {
             let resolve = Resolve::NO_SYMLINKS | Resolve::BENEATH;
             let next = match openat2(&folder, name, flags, 0, resolve) {
@@ -229,7 +231,7 @@ impl Root {
     ///
     /// # Errors
     /// As [`Root::folder`].
-    pub fn parent<'a>(&self, path: &'a Path) -> Result<(OwnedFd, &'a OsStr)> {
+    pub fn parent<'a>(&self, path: &'a Path) -> Result<(Fd, &'a OsStr)> {
         let (parent, name) = split(path)?;
         Ok((self.folder(parent)?, name))
     }

@@ -1,13 +1,13 @@
-//! Paths and descriptors: `openat2(2)`, `close_range(2)`, adopting inherited descriptors.
+//! Paths and descriptors: `openat2(2)`, adopting inherited descriptors.
 
 use std::ffi::CStr;
-use std::ops::Deref;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::NixPath;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::stat::Mode;
 
+use super::descriptor::Fd;
 use super::{check, check_fd};
 
 bitflags::bitflags! {
@@ -31,10 +31,10 @@ bitflags::bitflags! {
 ///
 /// # Errors
 /// Those of `open(2)`.
-pub fn open_path<P: ?Sized + NixPath>(path: &P, flags: OFlag) -> nix::Result<OwnedFd> {
+pub fn open_path<P: ?Sized + NixPath>(path: &P, flags: OFlag) -> nix::Result<Fd> {
     let flags = flags | OFlag::O_PATH | OFlag::O_CLOEXEC;
     // Some libc's open calls fcntl(2) as well, for kernels that knew no O_CLOEXEC.
-    openat(AT_FDCWD, path, flags, Mode::empty())
+    openat(AT_FDCWD, path, flags, Mode::empty()).map(Fd::from)
 }
 
 /// Opens `path` below `dir` as `openat2(2)` does. Always close-on-exec.
@@ -48,7 +48,7 @@ pub fn openat2<P: ?Sized + NixPath>(
     flags: OFlag,
     mode: u32,
     resolve: Resolve,
-) -> nix::Result<OwnedFd> {
+) -> nix::Result<Fd> {
     let how = [(flags | OFlag::O_CLOEXEC).bits() as u32 as u64, u64::from(mode), resolve.bits()];
     let dir = dir.as_fd().as_raw_fd();
     path.with_nix_path(|path: &CStr| {
@@ -68,53 +68,11 @@ pub fn openat2<P: ?Sized + NixPath>(
             };
             match opened {
                 Err(nix::errno::Errno::EAGAIN) => continue,
-                other => return other,
+                other => return other.map(Fd::from),
             }
         }
         Err(nix::errno::Errno::EAGAIN)
     })?
-}
-
-/// Marks every descriptor from `first` on close-on-exec.
-///
-/// # Errors
-/// `ENOSYS`/`EINVAL` on a kernel before 5.11.
-pub fn cloexec_from(first: u32) -> nix::Result<()> {
-    // SAFETY: sets a flag only; nothing is closed before an exec.
-    check(unsafe {
-        libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
-    })
-    .map(drop)
-}
-
-/// Descriptors that are closed together: neighbours by one call of `close_range(2)`.
-#[derive(Debug, Default)]
-pub struct Descriptors(Vec<OwnedFd>);
-
-impl From<Vec<OwnedFd>> for Descriptors {
-    fn from(descriptors: Vec<OwnedFd>) -> Self {
-        Self(descriptors)
-    }
-}
-
-impl Deref for Descriptors {
-    type Target = [OwnedFd];
-
-    fn deref(&self) -> &[OwnedFd] {
-        &self.0
-    }
-}
-
-impl Drop for Descriptors {
-    fn drop(&mut self) {
-        let mut numbers: Vec<_> = self.0.drain(..).map(IntoRawFd::into_raw_fd).collect();
-        numbers.sort_unstable();
-        for row in numbers.chunk_by(|one, next| one + 1 == *next) {
-            let (first, last) = (row[0], row[row.len() - 1]);
-            // SAFETY: all of them were this object's own.
-            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-        }
-    }
 }
 
 /// Whether `fd` is open and would survive an exec, as only inherited descriptors would.
@@ -222,30 +180,4 @@ pub fn accept(fd: RawFd) -> nix::Result<OwnedFd> {
 pub(crate) fn received(fd: RawFd) -> OwnedFd {
     // SAFETY: SCM_RIGHTS installed it in our table for us alone.
     unsafe { OwnedFd::from_raw_fd(fd) }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::{PipeWriter, Read};
-
-    use super::*;
-
-    #[test]
-    fn descriptors_are_closed_together_and_others_stay() {
-        let (mut readers, mut writers): (Vec<_>, Vec<_>) =
-            (0..9).map(|_| std::io::pipe().unwrap()).unzip();
-        // Not all of them are neighbours, nor in order.
-        let kept: Vec<PipeWriter> = [7, 3, 3].map(|index| writers.remove(index)).into();
-        let mut open = Vec::from([7, 3, 3].map(|index| readers.remove(index)));
-        writers.reverse();
-        let writers: Vec<OwnedFd> = writers.into_iter().map(OwnedFd::from).collect();
-        drop(Descriptors::from(writers));
-        for mut reader in readers {
-            assert_eq!(reader.read(&mut [0]).unwrap(), 0, "nobody can write to it any more");
-        }
-        for (mut writer, reader) in kept.into_iter().zip(&mut open) {
-            std::io::Write::write_all(&mut writer, b"x").unwrap();
-            reader.read_exact(&mut [0]).unwrap();
-        }
-    }
 }

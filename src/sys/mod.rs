@@ -7,6 +7,7 @@
 
 pub mod bpf;
 pub mod clone;
+pub mod descriptor;
 pub mod entry;
 pub mod fs;
 pub mod heap;

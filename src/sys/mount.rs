@@ -1,10 +1,11 @@
 //! The mount interface of Linux 5.2–5.12: mounts are made and configured while detached.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 
 use nix::NixPath;
 
+use super::descriptor::Fd;
 use super::{check, check_fd};
 
 /// What `mount_setattr(2)` changes.
@@ -29,7 +30,7 @@ pub fn clone_tree<P: ?Sized + NixPath>(
     dir: impl AsFd,
     path: &P,
     recursive: bool,
-) -> nix::Result<OwnedFd> {
+) -> nix::Result<Fd> {
     let mut flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
     if recursive {
         flags |= libc::AT_RECURSIVE as u32;
@@ -41,6 +42,7 @@ pub fn clone_tree<P: ?Sized + NixPath>(
     path.with_nix_path(|path| {
         // SAFETY: `path` is NUL-terminated; the call returns a new descriptor.
         unsafe { check_fd(libc::syscall(libc::SYS_open_tree, dir, path.as_ptr(), flags)) }
+            .map(Fd::from)
     })?
 }
 
@@ -173,7 +175,7 @@ pub fn set_attr_at(
 }
 
 /// A filesystem being configured (`fsopen(2)`).
-pub struct FsContext(OwnedFd);
+pub struct FsContext(Fd);
 
 impl FsContext {
     /// # Errors
@@ -183,7 +185,7 @@ impl FsContext {
         // SAFETY: `fstype` is NUL-terminated; the call returns a new descriptor.
         let fd =
             unsafe { check_fd(libc::syscall(libc::SYS_fsopen, fstype.as_ptr(), FSOPEN_CLOEXEC)) }?;
-        Ok(Self(fd))
+        Ok(Self(fd.into()))
     }
 
     fn config(&self, command: u32, key: Option<&CStr>, value: Option<&CStr>) -> nix::Result<()> {
@@ -219,7 +221,7 @@ impl FsContext {
     ///
     /// # Errors
     /// `EPERM` when the mount would reveal more than the caller may see.
-    pub fn mount(&self, attributes: u64) -> nix::Result<OwnedFd> {
+    pub fn mount(&self, attributes: u64) -> nix::Result<Fd> {
         const FSMOUNT_CLOEXEC: u32 = 1;
         // SAFETY: no pointers; returns a new descriptor.
         unsafe {
@@ -230,6 +232,7 @@ impl FsContext {
                 attributes as u32,
             ))
         }
+        .map(Fd::from)
     }
 
     /// `fspick(2)`: the filesystem of the mount `mount`, to be changed and then [reconfigured].
@@ -250,7 +253,7 @@ impl FsContext {
                 FSPICK_CLOEXEC | FSPICK_EMPTY_PATH,
             ))
         }?;
-        Ok(Self(fd))
+        Ok(Self(fd.into()))
     }
 
     /// Changes the superblock of a context from [`FsContext::pick`].
@@ -265,7 +268,7 @@ impl FsContext {
     /// What the filesystem itself said about the last error, if anything.
     pub fn complaint(&self) -> Option<String> {
         let mut text = [0u8; 512];
-        let len = nix::unistd::read(&self.0, &mut text).ok()?;
+        let len = nix::unistd::read(&*self.0, &mut text).ok()?;
         let line = String::from_utf8_lossy(&text[..len]);
         Some(line.trim_start_matches("e ").trim().to_owned())
     }

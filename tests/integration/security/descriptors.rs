@@ -33,7 +33,7 @@ fn expect_inside(output: &Output, cwd: &str) {
     assert!(output.stdout.is_empty(), "{cwd}: the program was started: {output:?}");
 }
 
-/// Shown: without check_cwd and with cloexec_from doing nothing, numbers led to the host's folders.
+/// Shown: without check_cwd and with cloexec_from and close_all_but doing nothing, numbers led to the host's folders.
 #[test]
 fn no_number_is_a_way_to_the_host_for_run() {
     let mut sandbox = Sandbox::with_script("leakcwd", "pwd; ls");
@@ -45,7 +45,7 @@ fn no_number_is_a_way_to_the_host_for_run() {
     sandbox.expect_nothing_left();
 }
 
-/// Shown: without check_cwd and with cloexec_from doing nothing, numbers led to the host's folders.
+/// Shown: without check_cwd and with cloexec_from and close_all_but doing nothing, numbers led to the host's folders.
 #[test]
 fn no_number_is_a_way_to_the_host_for_exec() {
     let mut sandbox = Sandbox::with_script("leakexec", "exec sleep 1000");
@@ -71,7 +71,7 @@ fn leaking(call: Run) -> Run {
     call.env("SECRET", "of the host").env("LISTEN_PID", "1").env("LISTEN_FDS", "2").wrapped(LEAKING)
 }
 
-/// Shown: with cloexec_from doing nothing 3 to 9 were open; with the runtime's environment added
+/// Shown: with cloexec_from and close_all_but doing nothing 3 to 9 were open; with the runtime's environment added
 /// in process::exec SECRET was there; without the look at LISTEN_PID 3 and 4 were passed.
 #[test]
 fn the_program_inherits_nothing_that_it_was_not_given() {
@@ -89,6 +89,21 @@ fn the_program_inherits_nothing_that_it_was_not_given() {
     sandbox.run_detached();
     let call = leaking(sandbox.exec_call(&[]).args(["/guest", "report"]));
     expect_only_standard(&call.output().ok().json());
+}
+
+/// Shown: with init's close_all_but only marking them close-on-exec, folders of the host were open.
+#[test]
+fn who_waits_for_its_start_has_nothing_of_the_host_open() {
+    let sandbox = Sandbox::new("waits");
+    sandbox.bundle_call("create").arg(&sandbox.id).wrapped(LEAKING).output().ok();
+    let folder = format!("/proc/{}/fd", sandbox.pid());
+    for entry in std::fs::read_dir(&folder).unwrap().map(Result::unwrap) {
+        let target = std::fs::read_link(entry.path()).unwrap();
+        let fine = target.ends_with(format!("{}/init", sandbox.id))
+            || target.to_string_lossy().starts_with("socket:")
+            || ["0", "1", "2"].iter().any(|standard| entry.file_name() == *standard);
+        assert!(fine, "{:?} is {}", entry.file_name(), target.display());
+    }
 }
 
 /// Shown: with listen_fds answering 0 the descriptor was closed.

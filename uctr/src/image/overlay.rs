@@ -97,7 +97,7 @@ fn mount_by_parts(folders: &Folders) -> Result<Option<OwnedFd>> {
         return complain("fsconfig", errno);
     }
     match overlay.mount(0) {
-        Ok(mount) => Ok(Some(mount)),
+        Ok(mount) => Ok(Some(mount.into())),
         Err(errno) => complain("fsmount", errno),
     }
 }

@@ -66,7 +66,7 @@ fn copy_into(rootfs: &Path, place: &Path, data: &Path) -> Result<()> {
     File::create(&mark).context("mark the volume as being filled")?;
     let to = open(data, FOLDER, Mode::empty()).context("open the volume")?;
     let stat = fstat(&from)?;
-    Copy::default().entries(from, to.as_fd())?;
+    Copy::default().entries(from.into(), to.as_fd())?;
     let from = root.open(place, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
     let to = File::from(to);
     copy_xattrs(&File::from(from), &to)?;

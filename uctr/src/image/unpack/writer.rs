@@ -159,7 +159,7 @@ impl Writer {
             let found = nix::sys::stat::fstat(&folder).context("look at its folder")?;
             self.pending.insert(parent.to_owned(), times_of(&found));
         }
-        Ok(folder)
+        Ok(folder.into())
     }
 
     fn file(

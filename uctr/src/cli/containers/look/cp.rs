@@ -197,7 +197,7 @@ impl Tree {
                     .open(parent, OFlag::O_PATH | OFlag::O_DIRECTORY)
                     .and_then(|parent| openat(&parent, name.as_os_str(), flags, Mode::empty()))
             }
-            _ => self.root.open(&path, OFlag::O_PATH),
+            _ => self.root.open(&path, OFlag::O_PATH).map(OwnedFd::from),
         };
         let node = match opened {
             Err(Errno::ENOENT | Errno::ENOTDIR) => bail!(self.missing()),
@@ -218,7 +218,7 @@ impl Tree {
         match self.root.open(&self.absolute()?, OFlag::O_PATH | OFlag::O_DIRECTORY) {
             Err(Errno::ENOENT) => bail!(self.missing()),
             Err(Errno::ENOTDIR) => bail!("destination {:?} must be a directory", self.path),
-            other => other.with_context(|| format!("open {}", self.path)),
+            other => other.map(OwnedFd::from).with_context(|| format!("open {}", self.path)),
         }
     }
 
