@@ -18,10 +18,11 @@ use crate::process::set_oom_score;
 use crate::procfs::Proc;
 use crate::resctrl::Groups;
 use crate::rootfs::root::Root;
-use crate::security::seccomp;
+use crate::security::{capabilities, seccomp};
 use crate::spec::mount::Kind;
 use crate::spec::{self, Config, Process};
 use crate::sys::fs::open_path;
+use crate::sys::process::CapabilitySets;
 
 /// How a property would fare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -196,13 +197,17 @@ fn pointer(property: &str) -> String {
 
 fn check_host(config: &Config, report: &mut Report) {
     config.warnings.iter().for_each(|warning| report.warn_of(warning));
-    for error in host::missing(config) {
+    let own = match capabilities::own() {
+        Ok(own) => own,
+        Err(error) => return report.refuse(&error),
+    };
+    for error in host::missing(config, &own) {
         report.refuse(&error);
     }
     warn_of_filesystems(config, report);
     warn_of_hooks(config, report);
     if let Some(process) = &config.process {
-        check_process(process, config, report);
+        check_process(process, config, &own, report);
     }
     let located = Proc::open().and_then(|proc| match &config.intel_rdt {
         Some(rdt) => Groups::locate(rdt, "a container", &proc).map(drop),
@@ -256,10 +261,10 @@ fn warn_of_filesystems(config: &Config, report: &mut Report) {
     }
 }
 
-fn check_process(process: &Process, config: &Config, report: &mut Report) {
+fn check_process(process: &Process, config: &Config, own: &CapabilitySets, report: &mut Report) {
     let own_user = config.namespaces.get(Ns::User).is_some();
-    if !own_user && let Ok(missing) = process.capabilities.clone().limit_to_available() {
-        for name in missing {
+    if !own_user {
+        for name in process.capabilities.clone().limit_to_available(own) {
             report.warn("process.capabilities", format!("{name}: this process does not have it"));
         }
     }

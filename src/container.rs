@@ -463,7 +463,8 @@ impl Container {
             if !(isolated && stopped()) {
                 self.kill_all();
             }
-            self.folder.bar()
+            // Who has seen the end has made it.
+            ended || self.folder.bar()
         }) {
             let id = &self.record.id;
             bail!("a runtime is still creating container {id}: end that, then delete again");
@@ -472,7 +473,12 @@ impl Container {
         errors.extend(self.record.resctrl.as_ref().and_then(|groups| groups.remove().err()));
         // Without the record nobody would find what is left.
         if errors.is_empty() {
-            errors.extend(self.folder.remove(&alone).err());
+            let own_mounts = config.as_ref().is_ok_and(|c| c.namespaces.get(Ns::Mount).is_some());
+            let removed = match ended && own_mounts {
+                true => self.folder.remove_unmounted(&alone),
+                false => self.folder.remove(&alone),
+            };
+            errors.extend(removed.err());
         }
         if !errors.is_empty() {
             let texts: Vec<_> = errors.iter().map(|error| format!("{error:#}")).collect();

@@ -1,7 +1,6 @@
 //! The file to execute: finding it, and saying why the kernel would not have it.
 
 use std::ffi::{CStr, CString, OsStr};
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +9,8 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{AccessFlags, faccessat};
+
+use crate::sys::descriptor::Fd;
 
 /// The file that `process.args[0]` means, searched for in `PATH` like execvp(3).
 ///
@@ -79,20 +80,19 @@ pub fn diagnose(file: &CStr, errno: Errno) -> anyhow::Error {
 }
 
 /// As much of a file as its headers may need, in bytes.
-const HEADERS: u64 = 4096;
+const HEADERS: usize = 4096;
 
 /// The first `length` bytes of a regular file of the container. A hostile image may have a pipe
 /// there, which must not be waited for, or a device, which has no end.
-pub(crate) fn head(file: &CStr, length: u64) -> Option<Vec<u8>> {
+pub(crate) fn head(file: &CStr, length: usize) -> Option<Vec<u8>> {
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-    let fd = openat(AT_FDCWD, file, flags, Mode::empty()).ok()?;
+    let fd = openat(AT_FDCWD, file, flags, Mode::empty()).map(Fd::from).ok()?;
     let regular = fstat(&fd).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFREG);
     if !regular {
         return None;
     }
-    // The standard library would begin with a few bytes.
-    let mut head = Vec::with_capacity(HEADERS as usize);
-    std::fs::File::from(fd).take(length).read_to_end(&mut head).ok()?;
+    let mut head = fd.read_to_end(length).ok()?;
+    head.truncate(length);
     Some(head)
 }
 

@@ -12,13 +12,14 @@ use crate::security::lsm;
 use crate::spec::mount::Kind;
 use crate::spec::process::Rlimit;
 use crate::spec::{Config, Process};
+use crate::sys::process::CapabilitySets;
 use crate::{namespace, netdev, sys, userns};
 
 /// Everything that `config` asks for and this host lacks. Each error's text begins with its
 /// property.
-pub fn missing(config: &Config) -> Vec<Error> {
+pub fn missing(config: &Config, own: &CapabilitySets) -> Vec<Error> {
     let mut errors = Vec::new();
-    errors.extend(namespace::check_support(&config.namespaces).err());
+    errors.extend(namespace::check_support(&config.namespaces, own).err());
     errors.extend(userns::check_helpers(&config.namespaces).err());
     errors.extend(
         config.namespaces.joined().filter_map(|(kind, path)| namespace::open(kind, path).err()),
@@ -29,7 +30,7 @@ pub fn missing(config: &Config) -> Vec<Error> {
         errors.extend(mount_sources(config));
     }
     if let Some(process) = &config.process {
-        errors.extend(missing_for(process));
+        errors.extend(missing_for(process, own));
     }
     errors.extend(sysctls(config));
     errors.extend(hooks(config));
@@ -38,8 +39,8 @@ pub fn missing(config: &Config) -> Vec<Error> {
 }
 
 /// The same for a process alone, as `exec` has it.
-pub fn missing_for(process: &Process) -> Vec<Error> {
-    let mut errors = limits(process).unwrap_or_else(|error| vec![error]);
+pub fn missing_for(process: &Process, own: &CapabilitySets) -> Vec<Error> {
+    let mut errors = limits(process, own);
     errors.extend(lsm::check(process).err());
     errors
 }
@@ -63,13 +64,9 @@ fn mount_sources(config: &Config) -> impl Iterator<Item = Error> {
 
 /// Limits above this process's own, which it takes a capability over the host to raise; no user
 /// namespace gives that.
-fn limits(process: &Process) -> Result<Vec<Error>> {
-    if process.rlimits.is_empty() {
-        return Ok(Vec::new());
-    }
-    let own = sys::process::capget().context("read the capabilities of this process")?.effective;
-    let may_raise = own & 1 << caps::Capability::CAP_SYS_RESOURCE.index() != 0;
-    Ok(process.rlimits.iter().filter_map(|limit| rlimit(limit, may_raise).err()).collect())
+fn limits(process: &Process, own: &CapabilitySets) -> Vec<Error> {
+    let may_raise = own.may(caps::Capability::CAP_SYS_RESOURCE);
+    process.rlimits.iter().filter_map(|limit| rlimit(limit, may_raise).err()).collect()
 }
 
 fn rlimit(limit: &Rlimit, may_raise: bool) -> Result<()> {

@@ -161,8 +161,9 @@ fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>>
     start_session(&plan.common)?;
     if let Some(path) = config.namespaces.get(Ns::Mount).and_then(|ns| ns.path.as_ref()) {
         namespace::join(Ns::Mount, path)?;
-        nix::unistd::chdir(&config.rootfs)
-            .with_context(|| format!("root.path: change into {}", config.rootfs.display()))?;
+        enter_rootfs(config)?;
+    } else if !user {
+        enter_rootfs(config)?;
     }
     if plan.loopback {
         sys::net::control_socket()
@@ -221,6 +222,15 @@ fn wait_for_start(channel: &Channel, seccomp: Option<&Seccomp>) -> Result<Option
         None => seccomp::compile(seccomp.profile()?),
     });
     filter.transpose()
+}
+
+/// Changes into the root filesystem.
+///
+/// # Errors
+/// When it is not there.
+pub fn enter_rootfs(config: &Config) -> Result<()> {
+    nix::unistd::chdir(&config.rootfs)
+        .with_context(|| format!("root.path: change into {}", config.rootfs.display()))
 }
 
 fn become_root() -> Result<()> {

@@ -15,6 +15,7 @@ use crate::security::capabilities::have;
 use crate::spec::namespace::{flag, word};
 use crate::spec::{Namespaces, Process};
 use crate::sys::clone::{CLONE_NEWTIME, Forked, clone3, exit_now, pidfd_open, wait_status};
+use crate::sys::process::CapabilitySets;
 use crate::{cgroup, process, sys, userns};
 
 /// The kernel's name of a namespace file (namespaces(7)).
@@ -233,7 +234,7 @@ pub fn fork_into(
 ///
 /// # Errors
 /// Names the namespace.
-pub fn check_support(namespaces: &Namespaces) -> Result<()> {
+pub fn check_support(namespaces: &Namespaces, own: &CapabilitySets) -> Result<()> {
     for kind in [Ns::Cgroup, Ns::Time, Ns::User] {
         if namespaces.get(kind).is_none() {
             continue;
@@ -245,7 +246,7 @@ pub fn check_support(namespaces: &Namespaces) -> Result<()> {
             word(kind)
         );
     }
-    if namespaces.get(Ns::User).is_none() && !have(caps::Capability::CAP_SYS_ADMIN) {
+    if namespaces.get(Ns::User).is_none() && !own.may(caps::Capability::CAP_SYS_ADMIN) {
         bail!(
             "linux.namespaces: a user without privileges makes containers in a user namespace: add \
              {{\"type\": \"user\"}}, linux.uidMappings and linux.gidMappings (`ultari spec \

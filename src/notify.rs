@@ -72,9 +72,8 @@ impl Notify {
     /// # Errors
     /// When it can't be made.
     pub fn open(container: &Container, pid: i32) -> Result<Option<Self>> {
-        let (Some(manager), Some(folder)) = (manager(), container.folder().notify_path()?) else {
-            return Ok(None);
-        };
+        let Some(manager) = manager() else { return Ok(None) };
+        let Some(folder) = container.folder().notify_path()? else { return Ok(None) };
         let path: PathBuf = folder.join(FILE);
         let context = || format!("{VARIABLE}: make the container's own");
         let socket = UnixDatagram::bind(&path).with_context(context)?;

@@ -194,7 +194,7 @@ fn check_cwd(cwd: &Path) -> Result<()> {
 }
 
 /// As much of the image's /etc/passwd as is read, in bytes.
-const MAX_PASSWD: u64 = 1024 * 1024;
+const MAX_PASSWD: usize = 1024 * 1024;
 
 /// `env` with `HOME` from the container's /etc/passwd when it is not set, as login shells and
 /// runc have it.

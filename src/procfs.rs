@@ -69,7 +69,7 @@ impl Proc {
     /// # Errors
     /// Those of open and read.
     pub fn read(&self, path: &str) -> nix::Result<String> {
-        let text = self.open_file(path, OFlag::O_RDONLY)?.read_to_end()?;
+        let text = self.open_file(path, OFlag::O_RDONLY)?.read_to_end(usize::MAX)?;
         String::from_utf8(text).map_err(|_| Errno::EILSEQ)
     }
 

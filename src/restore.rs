@@ -19,6 +19,7 @@ use crate::checkpoint::{self, Common, EXTERNAL_NAMESPACES, Place, STREAMS, join}
 use crate::container::Container;
 use crate::criu::{self, Criu, Kind, Notice};
 use crate::rootfs::{self, root};
+use crate::security::capabilities;
 use crate::spec::mount::Kind as MountKind;
 use crate::spec::{self, Config};
 use crate::state::{Init, InitFile};
@@ -59,7 +60,7 @@ pub fn restore(bundle: &Path, options: &Options) -> Result<(Container, Restored)
     let id = &options.launch.id;
     checkpoint::check(&config).with_context(|| format!("cannot restore container {id}"))?;
     launch::check_terminal(config.process.as_ref(), &options.launch)?;
-    if let Some(error) = host::missing(&config).into_iter().next() {
+    if let Some(error) = host::missing(&config, &capabilities::own()?).into_iter().next() {
         return Err(error);
     }
     // Whatever leaked into the caller or its engine is not criu's either.

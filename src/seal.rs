@@ -34,9 +34,9 @@ pub fn let_go() {
 /// before anything of a container runs: this one becomes one of them, so that there is one wait for RCU
 /// and not a second one.
 pub fn let_go_with_host() {
-    if let Some(mount) = sys::entry::take_mount() {
+    if let Some(mount) = sys::entry::take_mount().map(Fd::from) {
         // Any file will do that nobody reads before that. If it fails, there are two waits.
-        let _ = sys::mount::attach_at(mount, nix::fcntl::AT_FDCWD, c"/proc/version");
+        let _ = sys::mount::attach_at(&mount, nix::fcntl::AT_FDCWD, c"/proc/version");
     }
 }
 

@@ -209,7 +209,7 @@ impl Folder {
             Err(Errno::ENOENT) => return Ok(None),
             other => other.with_context(|| format!("open {}", self.path.join(name).display()))?,
         };
-        let text = file.read_at_once();
+        let text = file.read_to_end(usize::MAX);
         text.map(Some).with_context(|| format!("read {}", self.path.join(name).display()))
     }
 
@@ -297,7 +297,7 @@ impl Folder {
         };
         let locked = is_locked(&file);
         let text = file
-            .read_at_once()
+            .read_to_end(usize::MAX)
             .with_context(|| format!("read {}", self.path.join(INIT).display()))?;
         let init = Init::parse(&text).with_context(|| self.damaged(INIT))?;
         Ok((init, locked))
@@ -405,9 +405,17 @@ impl Folder {
     ///
     /// # Errors
     /// When something in it can't be removed.
-    pub fn remove(&self, _alone: &Lock) -> Result<()> {
+    pub fn remove(&self, alone: &Lock) -> Result<()> {
         // Nothing may be removed through a mount.
         self.unmount_rootfs()?;
+        self.remove_unmounted(alone)
+    }
+
+    /// The same where nothing is mounted in it.
+    ///
+    /// # Errors
+    /// When something in it can't be removed.
+    pub fn remove_unmounted(&self, _alone: &Lock) -> Result<()> {
         let context = || format!("remove {}", self.path.display());
         // The record goes first: without it the rest is nobody's. What bars the folder goes last.
         for name in [STATE, CONFIG, INIT] {

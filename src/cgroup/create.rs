@@ -5,7 +5,6 @@ use super::{Cgroup, Hierarchy, Location, Version, open_root, resources, unprivil
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
-use std::os::fd::AsFd;
 
 /// How often to start over when another runtime removes an empty parent under our hands.
 const RACES: usize = 10;
@@ -46,7 +45,7 @@ impl Location {
         if result.is_err() {
             for path in made.iter().rev() {
                 // The error that led here says more than one from cleaning up.
-                let _ = Node::below(cgroup.root.as_fd(), path).rmdir();
+                let _ = Node::below(cgroup.root, path).rmdir();
             }
         }
         let warnings = result.with_context(|| cgroup.cannot_make())?;
@@ -89,7 +88,7 @@ impl Location {
         let root = open_root()?;
         for hierarchy in &self.hierarchies {
             let path = hierarchy.path(&self.path, hierarchy.present.min(self.path.len() - 1));
-            if Node::below(root.as_fd(), &path).is_writable() {
+            if Node::below(root, &path).is_writable() {
                 continue;
             }
             match self.optional {
@@ -244,7 +243,7 @@ impl Cgroup {
             depth += 1;
             let at = hierarchy.path(path, depth);
             let is_leaf = depth == path.len();
-            let new = match Node::below(self.root.as_fd(), &at).mkdir(!is_leaf) {
+            let new = match Node::below(self.root, &at).mkdir(!is_leaf) {
                 Ok(()) => true,
                 Err(Errno::EEXIST) => false,
                 // The last container in a shared parent has just taken the parent with it.
@@ -284,7 +283,7 @@ impl Cgroup {
             _ => return Err(refused),
         };
         for path in made.drain(..).rev() {
-            let _ = Node::below(self.root.as_fd(), &path).rmdir();
+            let _ = Node::below(self.root, &path).rmdir();
         }
         self.absent = Some(self.location.no_rights(errno));
         let mut warnings = Vec::new();

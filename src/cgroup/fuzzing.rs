@@ -77,7 +77,7 @@ const CONTROLLERS: &str = "cpu cpuset io memory pids hugetlb rdma";
 
 /// Like the cgroup mount of a host: of cgroup v2 alone, and of v1 alone. `c` is the container's.
 struct Mock {
-    root: crate::sys::descriptor::Fd,
+    root: std::os::fd::BorrowedFd<'static>,
     location: Location,
 }
 
@@ -112,11 +112,12 @@ impl Mock {
         let hierarchies = hierarchies.collect::<std::io::Result<Vec<_>>>()?;
         let location =
             Location { path: vec!["c".to_owned()], hierarchies, optional: false, systemd: None };
-        Ok(Self { root: open_path(&root, OFlag::O_DIRECTORY)?, location })
+        let root = Box::leak(Box::new(open_path(&root, OFlag::O_DIRECTORY)?));
+        Ok(Self { root: std::os::fd::AsFd::as_fd(root), location })
     }
 
     fn apply(&self, resources: &LinuxResources) -> Result<()> {
-        let mut cgroup = Cgroup::handle(&self.location, self.root.try_clone()?.into());
+        let mut cgroup = Cgroup::handle(&self.location, self.root);
         cgroup.open_leaf()?;
         cgroup.apply(resources).map(drop)
     }

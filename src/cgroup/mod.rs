@@ -61,6 +61,7 @@ pub use stats::Stats;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
 
 /// The parent of all cgroups whose place config.json leaves to us.
 const DEFAULT_PARENT: &str = "ultari";
@@ -109,15 +110,15 @@ impl Location {
         let root = open_root()?;
         let mut hierarchies = if unified {
             let mut hierarchy = Hierarchy::new(String::new(), Version::V2);
-            hierarchy.look_up(root.as_fd(), &path)?;
+            hierarchy.look_up(root, &path)?;
             vec![hierarchy]
         } else {
-            mounted_hierarchies(root.as_fd(), &path)?
+            mounted_hierarchies(root, &path)?
         };
         for hierarchy in hierarchies.iter().filter(|hierarchy| hierarchy.existing == path.len()) {
             // What goes on record is ours to kill.
             let leaf = hierarchy.path(&path, path.len());
-            create::check_unused(&Node::below(root.as_fd(), &leaf))?;
+            create::check_unused(&Node::below(root, &leaf))?;
         }
         if configured.is_none() {
             // These names are ours alone, so whoever finds the parent empty removes it.
@@ -215,7 +216,7 @@ impl Location {
 pub struct Cgroup {
     location: Location,
     /// [`ROOT`].
-    root: Fd,
+    root: BorrowedFd<'static>,
     /// The cgroup in the v2 hierarchy, if there is one and it exists.
     leaf: Option<Fd>,
     /// Why this container has no cgroup: the user may not make one and config.json doesn't insist.
@@ -229,7 +230,7 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    fn handle(location: &Location, root: Fd) -> Self {
+    fn handle(location: &Location, root: BorrowedFd<'static>) -> Self {
         Self {
             location: location.clone(),
             root,
@@ -344,7 +345,7 @@ impl Cgroup {
 
     fn node_at(&self, hierarchy: &Hierarchy, depth: usize) -> Node<'_> {
         let path = hierarchy.path(&self.location.path, depth);
-        Node::below(self.root.as_fd(), &path).recorded(self.journal.as_ref())
+        Node::below(self.root, &path).recorded(self.journal.as_ref())
     }
 
     /// The cgroup in this hierarchy, by its path.
@@ -454,8 +455,15 @@ fn components(path: &Path) -> Result<Vec<String>> {
     Ok(components)
 }
 
-fn open_root() -> Result<Fd> {
-    open_path(ROOT, OFlag::O_DIRECTORY).with_context(|| format!("cannot open {ROOT}"))
+/// [`ROOT`], opened by whoever asks first.
+fn open_root() -> Result<BorrowedFd<'static>> {
+    static OPENED: OnceLock<Fd> = OnceLock::new();
+    if let Some(root) = OPENED.get() {
+        return Ok(root.as_fd());
+    }
+    let root =
+        open_path(ROOT, OFlag::O_DIRECTORY).with_context(|| format!("cannot open {ROOT}"))?;
+    Ok(OPENED.get_or_init(|| root).as_fd())
 }
 
 /// The parent of the caller's own cgroup. The own one holds processes, so that it can't hold

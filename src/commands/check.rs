@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::json;
 use ultari::check::{self, Verdict};
 
 use crate::cli::OutputFormat;
 
 pub fn check(bundle: &Path, systemd_cgroup: bool, format: OutputFormat) -> Result<i32> {
-    let bundle = bundle.canonicalize().with_context(|| format!("bundle {}", bundle.display()))?;
+    let bundle = super::bundle(bundle)?;
     let report = check::check(&bundle, systemd_cgroup);
     let fine = report.is_fine();
     match format {

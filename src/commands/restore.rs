@@ -18,8 +18,7 @@ pub fn restore(
     systemd_cgroup: bool,
     args: Restore,
 ) -> Result<i32> {
-    let bundle = args.bundle.as_deref().unwrap_or(Path::new("."));
-    let bundle = bundle.canonicalize().with_context(|| format!("--bundle {}", bundle.display()))?;
+    let bundle = super::bundle(args.bundle.as_deref().unwrap_or(Path::new(".")))?;
     let absolute = |path: PathBuf| std::path::absolute(path).context("working directory");
     if args.no_pivot {
         log::warning("--no-pivot: criu knows only pivot_root");

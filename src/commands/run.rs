@@ -7,6 +7,7 @@ use ultari::container::Container;
 use ultari::launch::{self, Child, Options};
 use ultari::notify::Notify;
 use ultari::supervise::{self, Signals};
+use ultari::sys::descriptor::{Together, close_put_off};
 use ultari::{sys, timings};
 
 use crate::cli::{Create, Run};
@@ -17,8 +18,7 @@ fn options(
     args: &Create,
     detach: bool,
 ) -> Result<(PathBuf, Options)> {
-    let bundle = args.bundle.as_deref().unwrap_or(Path::new("."));
-    let bundle = bundle.canonicalize().with_context(|| format!("--bundle {}", bundle.display()))?;
+    let bundle = super::bundle(args.bundle.as_deref().unwrap_or(Path::new(".")))?;
     let absolute = |path: &PathBuf| std::path::absolute(path).context("working directory");
     let options = Options {
         root,
@@ -39,16 +39,18 @@ fn options(
 }
 
 pub fn create(root: PathBuf, systemd_cgroup: bool, args: Create) -> Result<i32> {
+    let together = Together::begin();
     let (bundle, options) = options(root, systemd_cgroup, &args, true)?;
-    launch::create(&bundle, &options, true)?;
+    std::mem::forget((together, launch::create(&bundle, &options, true)?));
     Ok(0)
 }
 
 pub fn run(root: PathBuf, systemd_cgroup: bool, args: Run) -> Result<i32> {
+    let together = Together::begin();
     let (bundle, options) = options(root, systemd_cgroup, &args.create, args.detach)?;
     if args.detach {
         let (container, child) = launch::create(&bundle, &options, false)?;
-        let notify = start(&container, &child)?;
+        let notify = start(&container, &child, true)?;
         notify.map_or(Ok(()), |notify| notify.wait(&child.pidfd))?;
         return Ok(0);
     }
@@ -57,8 +59,9 @@ pub fn run(root: PathBuf, systemd_cgroup: bool, args: Run) -> Result<i32> {
         sys::process::become_subreaper().context("become the parent of orphans")?;
     }
     let (container, mut child) = launch::create(&bundle, &options, false)?;
-    let notify = start(&container, &child)?;
+    let notify = start(&container, &child, false)?;
     timings::step("poststart hooks");
+    close_put_off();
     let status = supervise::wait(&child.pidfd, &signals, child.console.take(), notify);
     timings::step("the program runs");
     if !args.keep {
@@ -68,14 +71,20 @@ pub fn run(root: PathBuf, systemd_cgroup: bool, args: Run) -> Result<i32> {
         }
         timings::step("remove the cgroup and the record");
     }
+    // The end of this process closes all that, which is not far.
+    std::mem::forget((together, container, child, signals));
     status
 }
 
-/// Lets the program go; if that fails nothing of the container is left.
-fn start(container: &Container, child: &Child) -> Result<Option<Notify>> {
+/// Lets the program go; if that fails nothing of the container is left. `detach`: the caller learns that
+/// it runs.
+fn start(container: &Container, child: &Child, detach: bool) -> Result<Option<Notify>> {
     let started = (|| {
         let notify = Notify::open(container, child.pid)?;
-        child.start(container)?;
+        match detach || notify.is_some() || !container.config()?.hooks.poststart.is_empty() {
+            true => child.start(container)?,
+            false => child.start_unnoticed(container)?,
+        }
         container.run_poststart(child.pid)?;
         Ok(notify)
     })();

@@ -59,6 +59,19 @@ impl Child {
     /// # Errors
     /// With the reason for which it could not.
     pub fn start(&self, container: &Container) -> Result<()> {
+        self.start_unnoticed(container)?;
+        if self.first {
+            container.folder().wait_for_exec();
+        }
+        Ok(())
+    }
+
+    /// The same, but for a moment others may still see a container that is created and does not run yet.
+    /// For who tells nobody.
+    ///
+    /// # Errors
+    /// As that.
+    pub fn start_unnoticed(&self, container: &Container) -> Result<()> {
         let (status, init) = match self.first {
             true => (Status::Created, self.pid),
             false => container.status()?,
@@ -68,9 +81,6 @@ impl Child {
             self.say_start(container.proc())?;
         }
         wait_for_exec(&self.channel, agent)?;
-        if self.first {
-            container.folder().wait_for_exec();
-        }
         timings::step("wait until init has become the program");
         Ok(())
     }

@@ -19,6 +19,7 @@ use crate::init::{self, Common, Gate, NewContainer};
 use crate::procfs::Proc;
 use crate::resctrl::Groups;
 use crate::rootfs::{self, idmap};
+use crate::security::capabilities;
 use crate::spec::mount::{ATTR_RDONLY, Kind};
 use crate::spec::{self, Config};
 use crate::state::{Folder, Init, InitFile, Record};
@@ -63,15 +64,16 @@ pub fn create(bundle: &Path, options: &Options, wait_at_gate: bool) -> Result<(C
         wait_at_gate || config.process.is_some(),
         "config.json has no process: such a container can be created, but not run"
     );
-    if let Some(error) = host::missing(&config).into_iter().next() {
+    let proc = Proc::open()?;
+    let own = capabilities::own()?;
+    if let Some(error) = host::missing(&config, &own).into_iter().next() {
         return Err(error);
     }
     if let Some(process) = &mut config.process {
         pass_descriptors(process, options)?;
-        limit_capabilities(process, &config.namespaces)?;
+        limit_capabilities(process, &config.namespaces, &own);
     }
     config.warnings.iter().for_each(|warning| log::warning(warning));
-    let proc = Proc::open()?;
     timings::step("look what the host has");
     let (folder, record, init_file) = put_on_record(bundle, &mut config, &text, options, &proc)?;
     timings::step("reserve the id, find the place of the cgroup, write the record");
@@ -282,14 +284,17 @@ fn accompany(
     }
 }
 
-/// Clones the first process. The caller's working directory and namespaces are the child's for
-/// that moment.
+/// Clones the first process. The caller's namespaces are the child's for that moment, and, where that has
+/// another user, who may not get there, its working directory is the root filesystem.
 fn clone_init(plan: NewContainer, cgroup: &cgroup::Cgroup) -> Result<(Child, InitFile)> {
     let config = plan.config;
     let namespaces = &config.namespaces;
-    let here = open_path(".", nix::fcntl::OFlag::empty()).context("open the working directory")?;
-    nix::unistd::chdir(&config.rootfs)
-        .with_context(|| format!("root.path: change into {}", config.rootfs.display()))?;
+    let mut here = None;
+    if namespaces.get(Ns::User).is_some() {
+        let open = open_path(".", nix::fcntl::OFlag::empty());
+        here = Some(open.context("open the working directory")?);
+        init::enter_rootfs(config)?;
+    }
     let (channel, theirs) = Channel::pair()?;
     if !namespaces.is_new(Ns::Pid) {
         // Whoever is in that PID namespace sees init at once.
@@ -302,7 +307,8 @@ fn clone_init(plan: NewContainer, cgroup: &cgroup::Cgroup) -> Result<(Child, Ini
         }
         Forked::Parent { pid, pidfd } => {
             let child = Child::new(pid, pidfd, true, channel);
-            match nix::unistd::fchdir(&here).context("return to the working directory") {
+            let back = here.map_or(Ok(()), nix::unistd::fchdir);
+            match back.context("return to the working directory") {
                 Ok(()) => Ok((child, plan.init_file)),
                 Err(error) => Err(child.give_up(error)),
             }

@@ -12,6 +12,7 @@ use super::{pass_descriptors, place};
 use crate::channel::{Channel, Message};
 use crate::container::Container;
 use crate::init::{self, Common};
+use crate::security::capabilities;
 use crate::spec::Process;
 use crate::sys::clone::Forked;
 use crate::sys::descriptor::Fd;
@@ -38,9 +39,10 @@ pub fn exec(container: &Container, process: &mut Process, options: &Options) -> 
     pass_descriptors(process, options)?;
     let id = &container.record.id;
     let config = container.config()?;
-    limit_capabilities(process, &config.namespaces)?;
+    let own = capabilities::own()?;
+    limit_capabilities(process, &config.namespaces, &own);
     let process = &*process;
-    if let Some(error) = host::missing_for(process).into_iter().next() {
+    if let Some(error) = host::missing_for(process, &own).into_iter().next() {
         return Err(error);
     }
     let mut cgroup = container.record.cgroup.open()?.or_without();

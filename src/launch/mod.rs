@@ -19,6 +19,7 @@ pub use self::exec::exec;
 use crate::procfs::Proc;
 use crate::spec::{Namespaces, Process};
 use crate::state::Record;
+use crate::sys::process::CapabilitySets;
 use crate::{cgroup, log, process, sys};
 
 /// What the command line says beside the bundle.
@@ -92,16 +93,15 @@ fn pass_descriptors(process: &mut Process, options: &Options) -> Result<()> {
 }
 
 /// Takes away the capabilities that are not there to be given. In a user namespace all are.
-fn limit_capabilities(process: &mut Process, namespaces: &Namespaces) -> Result<()> {
+fn limit_capabilities(process: &mut Process, namespaces: &Namespaces, own: &CapabilitySets) {
     if namespaces.get(Ns::User).is_some() {
-        return Ok(());
+        return;
     }
-    let missing = process.capabilities.limit_to_available()?;
+    let missing = process.capabilities.limit_to_available(own);
     if !missing.is_empty() {
         let names = missing.join(", ");
         log::warning(&format!("process.capabilities: not available here: {names}"));
     }
-    Ok(())
 }
 
 pub(crate) fn keyring(options: &Options, id: &str) -> Result<Option<CString>> {

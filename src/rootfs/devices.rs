@@ -38,7 +38,7 @@ const LINKS: [(&str, &str); 5] = [
 /// # Errors
 /// Names the device.
 pub fn make_all(root: &Root, devices: &[Device], bind: bool) -> Result<()> {
-    let dev = root.folder(Path::new("/dev")).context("/dev")?;
+    let dev = root.dev().context("/dev")?;
     for (name, number) in DEFAULT {
         let path = PathBuf::from(format!("/dev/{name}"));
         if devices.iter().any(|device| device.path == path) {

@@ -1,7 +1,7 @@
 //! `linux.maskedPaths` and `linux.readonlyPaths`.
 
 use std::ffi::{CStr, OsStr};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -14,7 +14,8 @@ use crate::spec::mount::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
 use crate::sys::descriptor::Fd;
 use crate::sys::fs::open_path;
 use crate::sys::mount::{
-    FsContext, MountAttr, attach, attach_at, bind_here, clone_tree, set_attr, set_attr_at,
+    FsContext, MountAttr, attach, attach_at, bind_here, clone_tree, mount_here, set_attr,
+    set_attr_at,
 };
 
 /// The host's `/dev/null`: opened before the container's root is in sight and checked to be that
@@ -33,68 +34,74 @@ pub fn open_null() -> Result<Fd> {
     Ok(null)
 }
 
-/// Covers each path that exists: files with `null`, folders with one empty read-only tmpfs that
-/// all of them share and which has the SELinux context `label`.
+/// Covers each path that exists: files with `null`, folders with an empty read-only tmpfs, which those
+/// of the kernel's interfaces share. Its SELinux context is `label`.
 ///
 /// # Errors
 /// Names the path.
 pub fn mask(root: &Root, paths: &[PathBuf], null: &Fd, label: Option<&CStr>) -> Result<()> {
-    let mut cover = Cover { null, label, empty: None };
+    let mut cover = Cover { root, null, label, empty: None };
     for path in paths {
         let covered = match root.interface_entry(path) {
             Some((mount, name)) => cover.entry(mount, name),
-            None => Err(Errno::EAGAIN.into()),
+            None => match existing(root, path, "linux.maskedPaths")? {
+                Some(target) => cover.target(&target),
+                None => continue,
+            },
         };
-        if covered.is_ok() {
-            continue;
-        }
-        let Some(target) = existing(root, path, "linux.maskedPaths")? else { continue };
-        cover
-            .target(&target)
-            .with_context(|| format!("linux.maskedPaths: cover {}", path.display()))?;
+        covered.with_context(|| format!("linux.maskedPaths: cover {}", path.display()))?;
     }
     Ok(())
 }
 
 /// What paths are covered with.
 struct Cover<'a> {
+    root: &'a Root,
     null: &'a Fd,
     label: Option<&'a CStr>,
-    /// The tmpfs; attached already, copies of it are what is attached next.
-    empty: Option<Fd>,
+    /// A folder that is covered.
+    empty: Option<PathBuf>,
 }
 
 impl Cover<'_> {
-    fn target(&mut self, target: &Fd) -> Result<()> {
+    fn target(&self, target: &Fd) -> Result<()> {
         match is_folder(&fstat(target)?) {
-            true => self.folder(|tree| attach(tree, target)),
+            true => Ok(attach(empty_folder(self.label)?, target)?),
             false => Ok(attach(clone_tree(self.null, "", false)?, target)?),
         }
     }
 
-    /// The same by name, for an entry of a procfs or sysfs that is the container's own: nobody
-    /// else can exchange names there.
+    /// The same by name, for an entry of a procfs or sysfs that is the container's own: nobody else can
+    /// exchange names there. It is looked at first: a mount that the kernel makes in vain costs a grace
+    /// period of RCU.
     fn entry(&mut self, mount: &Fd, name: &OsStr) -> Result<()> {
-        match fstatat(mount, name, AtFlags::empty()) {
-            Ok(stat) if is_folder(&stat) => self.folder(|tree| attach_at(tree, mount, name)),
-            Ok(_) => Ok(attach_at(clone_tree(self.null, "", false)?, mount, name)?),
-            Err(Errno::ENOENT) => Ok(()),
-            Err(errno) => Err(errno.into()),
+        let stat = match fstatat(mount, name, AtFlags::empty()) {
+            Err(Errno::ENOENT) => return Ok(()),
+            other => other?,
+        };
+        self.root.enter(mount)?;
+        match (&self.empty, self.label) {
+            _ if !is_folder(&stat) => bind_here(&link_to(self.null), name, false)?,
+            (Some(empty), _) => bind_here(empty.as_path(), name, false)?,
+            (None, label) => {
+                match label {
+                    Some(label) => attach_at(empty_folder(Some(label))?, mount, name)?,
+                    None => mount_here(c"tmpfs", c"tmpfs", name, CLOSED, c"nr_inodes=1")?,
+                }
+                // By this path there is now what it is covered with.
+                self.empty = Some(link_to(mount).join(name));
+            }
         }
-    }
-
-    /// The same filesystem may be attached many times, a mount only once; and older kernels (before
-    /// Linux 6.15) make no copy of one that isn't attached.
-    fn folder(&mut self, attach: impl Fn(&Fd) -> nix::Result<()>) -> Result<()> {
-        if let Some(empty) = &self.empty {
-            return Ok(attach(&clone_tree(empty, "", false)?)?);
-        }
-        let empty = empty_folder(self.label).context("make an empty tmpfs")?;
-        attach(&empty)?;
-        self.empty = Some(empty);
         Ok(())
     }
 }
+
+/// The path by which the kernel finds what `fd` is a descriptor of.
+fn link_to(fd: &Fd) -> PathBuf {
+    format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
+}
+
+const CLOSED: u64 = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
 
 /// A detached tmpfs in which nothing can be made.
 ///
@@ -107,7 +114,7 @@ pub fn empty_folder(label: Option<&CStr>) -> nix::Result<Fd> {
         fs.set(c"context", Some(label))?;
     }
     fs.create()?;
-    fs.mount(ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC)
+    fs.mount(CLOSED)
 }
 
 /// Makes each path that exists, with all below it, read-only.
@@ -115,11 +122,10 @@ pub fn empty_folder(label: Option<&CStr>) -> nix::Result<Fd> {
 /// # Errors
 /// Names the path.
 pub fn make_readonly(root: &Root, paths: &[PathBuf]) -> Result<()> {
-    let mut here = Here::default();
     for path in paths {
         // By name where that is safe, as with masks.
         let protect_entry = |(mount, name): (&Fd, &OsStr)| -> nix::Result<()> {
-            here.enter(mount)?;
+            root.enter(mount)?;
             bind_here(name, name, true)?;
             set_attr_at(mount, name, READ_ONLY, true)
         };
@@ -135,19 +141,6 @@ pub fn make_readonly(root: &Root, paths: &[PathBuf]) -> Result<()> {
         protect().with_context(|| format!("linux.readonlyPaths: protect {}", path.display()))?;
     }
     Ok(())
-}
-
-/// The folder that the process is in, to enter each once.
-#[derive(Default)]
-struct Here(Option<RawFd>);
-
-impl Here {
-    fn enter(&mut self, folder: &Fd) -> nix::Result<()> {
-        if self.0.replace(folder.as_raw_fd()) == Some(folder.as_raw_fd()) {
-            return Ok(());
-        }
-        nix::unistd::fchdir(folder)
-    }
 }
 
 const READ_ONLY: MountAttr = MountAttr { set: ATTR_RDONLY, clear: 0, propagation: 0, userns_fd: 0 };

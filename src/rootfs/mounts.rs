@@ -215,7 +215,7 @@ fn filesystem(root: &mut Root, mount: &Mount, around: &Surroundings) -> Result<O
     }
     if !is_own(fstype.as_bytes()) {
         // Relative paths in options (overlay's) start at the root.
-        nix::unistd::fchdir(&*root).context("change into the root")?;
+        root.enter(&*root).context("change into the root")?;
     }
     let name = fstype.to_string_lossy();
     // The kernel's own interfaces must be where everybody expects them.
@@ -360,7 +360,7 @@ fn cgroups(root: &Root, mount: &Mount, around: &Surroundings) -> Result<()> {
             .with_context(|| format!("make the folder of {name}"))?;
     }
     (around.in_cgroup)()?;
-    nix::unistd::fchdir(&top).context("change into it")?;
+    root.enter_other(&top).context("change into it")?;
     for (name, path) in around.cgroup.v1_paths() {
         let show = || -> Result<()> {
             let shown = match bind_here(path.as_path(), name, false) {

@@ -6,11 +6,12 @@
 //! created or mounted on is reached without following any link (`RESOLVE_NO_SYMLINKS`); links of
 //! the path are resolved first, by reading them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::errno::Errno;
@@ -33,7 +34,9 @@ pub struct Root {
     /// Mounts of the kernel's interfaces by their place, the latest last.
     interfaces: Vec<(PathBuf, Fd)>,
     /// The tmpfs that was just mounted at `/dev`: nearly all that goes there is new.
-    dev: RefCell<Option<Fd>>,
+    dev: RefCell<Option<Arc<Fd>>>,
+    /// The number of a descriptor from above whose folder is the working directory.
+    here: Cell<Option<RawFd>>,
 }
 
 /// What a mount target must be.
@@ -49,7 +52,7 @@ impl Root {
     /// The root that the folder `fd` is.
     pub fn new(fd: impl Into<Fd>) -> Self {
         let fd = fd.into();
-        Self { fd, interfaces: Vec::new(), dev: RefCell::default() }
+        Self { fd, interfaces: Vec::new(), dev: RefCell::default(), here: Cell::default() }
     }
 
     /// Notes that `mount`, a procfs or sysfs, was attached at `place`.
@@ -60,16 +63,40 @@ impl Root {
     /// Notes that `mount`, a tmpfs, was attached at `place`.
     pub fn add_tmpfs(&mut self, place: &Path, mount: Fd) {
         if place == Path::new(DEV) {
-            self.dev = Some(mount).into();
+            self.dev = Some(Arc::new(mount)).into();
         }
     }
 
     /// Notes that something is to be mounted at `place`, over whatever was there.
     pub fn cover(&mut self, place: &Path) {
+        let noted = self.interfaces.len();
         self.interfaces.retain(|(covered, _)| !covered.starts_with(place));
-        if Path::new(DEV).starts_with(place) {
-            self.dev.take();
+        let dev = Path::new(DEV).starts_with(place).then(|| self.dev.take()).flatten();
+        if dev.is_some() || self.interfaces.len() < noted {
+            // The number may become that of another folder.
+            self.here.take();
         }
+    }
+
+    /// Changes into `folder`, a descriptor that is noted here, if that was not the last one.
+    ///
+    /// # Errors
+    /// Those of `fchdir(2)`.
+    pub fn enter(&self, folder: impl AsFd) -> nix::Result<()> {
+        let folder = folder.as_fd();
+        if self.here.replace(Some(folder.as_raw_fd())) == Some(folder.as_raw_fd()) {
+            return Ok(());
+        }
+        nix::unistd::fchdir(folder)
+    }
+
+    /// The same for any other folder.
+    ///
+    /// # Errors
+    /// Those of `fchdir(2)`.
+    pub fn enter_other(&self, folder: &Fd) -> nix::Result<()> {
+        self.here.take();
+        nix::unistd::fchdir(folder)
     }
 
     /// A noted procfs or sysfs, and the name in it that `path` is, if it is one.
@@ -118,12 +145,18 @@ impl Root {
         if let Some(target) = self.new_in_dev(path, kind) {
             return Ok(target);
         }
+        if kind == TargetKind::Folder
+            && let Ok(target) = self.open_plain(path, OFlag::O_PATH | OFlag::O_DIRECTORY)
+        {
+            return Ok(target);
+        }
         let target = match self.open_plain(path, OFlag::O_PATH) {
             Ok(target) => target,
             Err(Errno::ENOENT) => self.create(path, kind)?,
             Err(Errno::ELOOP) => {
                 // It may lead to where /dev is, and cover it.
                 self.dev.take();
+                self.here.take();
                 let real = self.resolve(path)?;
                 match self.open_plain(&real, OFlag::O_PATH) {
                     Err(Errno::ENOENT) => self.create(&real, kind)?,
@@ -164,8 +197,9 @@ impl Root {
     /// elsewhere has the working directory where it was left.
     pub fn enter_new_in_dev<'a>(&mut self, path: &'a Path) -> Option<&'a OsStr> {
         let (dev, name) = (self.dev.get_mut().as_ref()?, name_in_dev(path)?);
-        mkdirat(dev, name, mode(0o755)).ok()?;
-        nix::unistd::fchdir(dev).ok()?;
+        let dev = Arc::clone(dev);
+        mkdirat(&*dev, name, mode(0o755)).ok()?;
+        self.enter(&*dev).ok()?;
         Some(name)
     }
 
@@ -197,6 +231,17 @@ impl Root {
         .with_context(context)?;
         let resolve = Resolve::NO_SYMLINKS | Resolve::BENEATH;
         openat2(&parent, name, OFlag::O_PATH, 0, resolve).with_context(context)
+    }
+
+    /// The folder of devices, made when missing.
+    ///
+    /// # Errors
+    /// As [`Root::folder`].
+    pub fn dev(&self) -> Result<Arc<Fd>> {
+        match &*self.dev.borrow() {
+            Some(dev) => Ok(Arc::clone(dev)),
+            None => self.folder(Path::new(DEV)).map(Arc::new),
+        }
     }
 
     /// The folder at `path`, made with its parents when missing; links are followed in the root.

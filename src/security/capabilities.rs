@@ -63,13 +63,9 @@ impl Capabilities {
     }
 
     /// Takes away from each set what the caller itself does not have: engines ask for all
-    /// capabilities of the kernel when they mean all there are. Returns the names of those.
-    ///
-    /// # Errors
-    /// When the process's own sets can't be read.
-    pub fn limit_to_available(&mut self) -> Result<Vec<String>> {
-        let permitted =
-            process::capget().context("read the capabilities of this process")?.permitted;
+    /// capabilities of the kernel when they mean all there are: `own`. Returns the names of those.
+    pub fn limit_to_available(&mut self, own: &CapabilitySets) -> Vec<String> {
+        let permitted = own.permitted;
         let wanted = self.bounding | self.effective | self.permitted | self.inheritable;
         let mut available = permitted;
         for cap in bits(wanted & permitted) {
@@ -87,7 +83,7 @@ impl Capabilities {
         ] {
             *set &= available;
         }
-        Ok(bits(missing).filter_map(name).collect())
+        bits(missing).filter_map(name).collect()
     }
 
     /// Drops from the bounding set of this process what is not in ours. Needs `CAP_SETPCAP`, so
@@ -138,9 +134,17 @@ impl Capabilities {
     }
 }
 
+/// The sets of this process.
+///
+/// # Errors
+/// None on a Linux kernel.
+pub fn own() -> Result<CapabilitySets> {
+    process::capget().context("read the capabilities of this process")
+}
+
 /// Whether this process may use `capability` in its own user namespace.
 pub fn have(capability: caps::Capability) -> bool {
-    process::capget().is_ok_and(|sets| sets.effective & 1 << capability.index() != 0)
+    process::capget().is_ok_and(|own| own.may(capability))
 }
 
 fn bits(mask: u64) -> impl Iterator<Item = u8> {

@@ -2,7 +2,7 @@
 //! `Spec` and `Process` would come a regular expression engine, for one property, which made a third
 //! of what the program writes into memory at its start.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use oci_spec::runtime as oci;
@@ -21,7 +21,7 @@ pub(super) struct Document {
     pub hostname: Option<String>,
     pub domainname: Option<String>,
     pub hooks: Option<oci::Hooks>,
-    pub annotations: Option<HashMap<String, String>>,
+    pub annotations: Option<BTreeMap<String, String>>,
     pub linux: Option<oci::Linux>,
     // Those of other systems are known, and nothing else.
     #[serde(rename = "solaris")]

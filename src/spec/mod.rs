@@ -20,9 +20,12 @@ use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sys::stat::Mode;
 use oci_spec::runtime as oci;
 use serde_json::Value;
 
+use crate::sys::descriptor::Fd;
 use document::Document;
 pub use intel_rdt::IntelRdt;
 pub use json::{property_paths, unknown_properties};
@@ -151,7 +154,9 @@ pub struct Device {
 /// Names the file, the property and what is wrong with it.
 pub fn load(bundle: &Path) -> Result<(Config, Vec<u8>)> {
     let path = bundle.join("config.json");
-    let text = std::fs::read(&path).with_context(|| {
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let file = openat(AT_FDCWD, &path, flags, Mode::empty()).map(Fd::from);
+    let text = file.and_then(|file| file.read_to_end(usize::MAX)).with_context(|| {
         format!(
             "read {}: is {} a bundle? (`ultari spec` writes a config.json to start from)",
             path.display(),
@@ -337,8 +342,7 @@ fn absolute_paths(paths: &[String], property: &str) -> Result<Vec<PathBuf>> {
 }
 
 fn annotations(spec: &Document) -> Result<BTreeMap<String, String>> {
-    let annotations: BTreeMap<_, _> =
-        spec.annotations.clone().unwrap_or_default().into_iter().collect();
+    let annotations = spec.annotations.clone().unwrap_or_default();
     ensure!(!annotations.contains_key(""), "annotations: a key is empty");
     Ok(annotations)
 }

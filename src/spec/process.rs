@@ -1,6 +1,6 @@
 //! The `process` object of config.json, and the process.json of `exec`.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::path::PathBuf;
 
@@ -187,7 +187,7 @@ pub fn env_name(entry: &[u8]) -> &[u8] {
 /// Of several entries with one name the last wins: engines append to what the image has, and C
 /// programs would find the first.
 fn environment(values: &[String]) -> Result<Vec<CString>> {
-    let mut seen = HashSet::new();
+    let mut seen = BTreeSet::new();
     let mut env = strings("process.env", values)?;
     env.reverse();
     env.retain(|entry| seen.insert(env_name(entry.as_bytes()).to_vec()));

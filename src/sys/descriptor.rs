@@ -14,8 +14,10 @@ use nix::errno::Errno;
 use super::check;
 
 thread_local! {
-    /// Numbers of descriptors that nobody owns any more, while their closing is put off.
-    static LATER: RefCell<Option<Vec<RawFd>>> = const { RefCell::new(None) };
+    /// Numbers of descriptors that nobody owns any more, while their closing is put off. Nothing that the
+    /// end of the thread would drop: to have that done costs system calls.
+    static LATER: RefCell<ManuallyDrop<Option<Vec<RawFd>>>> =
+        const { RefCell::new(ManuallyDrop::new(None)) };
 }
 
 /// As [`OwnedFd`]; but while [`Together`] is there, it is closed with others.
@@ -49,25 +51,25 @@ impl From<Fd> for OwnedFd {
     }
 }
 
-/// Bytes that a read(2) asks for.
+/// Bytes that the first read(2) asks for.
 const PIECE: usize = 4096;
 
 impl Fd {
-    /// Reads a file from where it is to its end.
+    /// Reads a file from where it is to its end, but at most `most` bytes and some.
     ///
     /// # Errors
     /// Those of `read(2)`.
-    pub fn read_to_end(&self) -> nix::Result<Vec<u8>> {
-        self.read_until(|read| read == 0)
+    pub fn read_to_end(&self, most: usize) -> nix::Result<Vec<u8>> {
+        self.read_until(|read, _, whole| read == 0 || whole >= most)
     }
 
-    /// The same for one that ends where a read gives less than was asked for, which is true of files on
-    /// disks and of those of procfs that tell of one thing, not of lists.
+    /// The same for one that ends where a read gives less than was asked for: those of procfs that tell of
+    /// one thing, and are no lists.
     ///
     /// # Errors
     /// Those of `read(2)`.
     pub fn read_at_once(&self) -> nix::Result<Vec<u8>> {
-        self.read_until(|read| read < PIECE)
+        self.read_until(|read, asked, _| read < asked)
     }
 
     /// Writes all of `text`.
@@ -101,11 +103,13 @@ impl Fd {
         }
     }
 
-    fn read_until(&self, is_end: impl Fn(usize) -> bool) -> nix::Result<Vec<u8>> {
+    /// `is_end`: by what was read, what had been asked for, and how much there is now.
+    fn read_until(&self, is_end: impl Fn(usize, usize, usize) -> bool) -> nix::Result<Vec<u8>> {
         let mut text = Vec::new();
         loop {
             let old = text.len();
-            text.resize(old + PIECE, 0);
+            let asked = old.max(PIECE);
+            text.resize(old + asked, 0);
             let read = loop {
                 match nix::unistd::read(self, &mut text[old..]) {
                     Err(Errno::EINTR) => {}
@@ -113,7 +117,7 @@ impl Fd {
                 }
             };
             text.truncate(old + read);
-            if is_end(read) {
+            if is_end(read, asked, text.len()) {
                 return Ok(text);
             }
         }
@@ -146,7 +150,7 @@ impl Drop for Fd {
         let fd = unsafe { ManuallyDrop::take(&mut self.0) };
         // Where it isn't put off, it is closed with this closure.
         let _ = LATER.try_with(move |later| {
-            if let Some(later) = &mut *later.borrow_mut() {
+            if let Some(later) = later.borrow_mut().as_mut() {
                 later.push(fd.into_raw_fd());
             }
         });
@@ -155,22 +159,34 @@ impl Drop for Fd {
 
 /// As long as this is there, an [`Fd`] of this thread that goes is not closed before it.
 #[derive(Debug)]
-pub struct Together(());
+pub struct Together {
+    /// There is none around it.
+    outermost: bool,
+}
 
 impl Together {
     /// From now on.
     #[must_use]
     pub fn begin() -> Self {
-        LATER.set(Some(Vec::new()));
-        Self(())
+        LATER.with_borrow_mut(|later| {
+            let outermost = later.is_none();
+            later.get_or_insert_default();
+            Self { outermost }
+        })
     }
 }
 
 impl Drop for Together {
     fn drop(&mut self) {
         close_put_off();
-        LATER.set(None);
+        if self.outermost {
+            put_off(None);
+        }
     }
+}
+
+fn put_off(list: Option<Vec<RawFd>>) {
+    LATER.with_borrow_mut(|later| **later = list);
 }
 
 /// Closes what has been put off, neighbours by one call.
@@ -190,7 +206,8 @@ pub fn close_put_off() {
 /// # Errors
 /// `ENOSYS` on a kernel before 5.9.
 pub fn close_all_but(first: RawFd, mut kept: Vec<RawFd>) -> nix::Result<()> {
-    LATER.set(None);
+    // What comes later goes with the exec.
+    put_off(Some(Vec::new()));
     kept.retain(|number| *number >= first);
     kept.sort_unstable();
     let starts = [first].into_iter().chain(kept.iter().map(|number| number + 1));

@@ -113,7 +113,8 @@ pub fn bind_here(
 }
 
 /// `mount(2)`: a new filesystem at `name`, from the working directory; as [`bind_here`] as to links
-/// and calls. `attributes`: those of `MOUNT_ATTR_*` in [`HERE`]; `options` as in fstab(5).
+/// and calls. `attributes`: those of `MOUNT_ATTR_*` in [`HERE`], or `MOUNT_ATTR_RDONLY`, which is then
+/// that of the filesystem, too; `options` as in fstab(5).
 ///
 /// # Errors
 /// Those of `mount(2)`; what the filesystem itself has to say, only [`FsContext`] tells.
@@ -126,11 +127,11 @@ pub fn mount_here(
 ) -> nix::Result<()> {
     use nix::mount::{MsFlags, mount};
     // These have the same values in both interfaces.
-    let flags = MsFlags::from_bits_truncate((attributes & HERE) as libc::c_ulong);
+    let flags = MsFlags::from_bits_truncate(attributes as libc::c_ulong);
     mount(Some(source), name, Some(fstype), flags, Some(options))
 }
 
-/// The attributes of [`mount_here`].
+/// The attributes that mean the same to [`mount_here`] as for a mount alone.
 pub const HERE: u64 = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
 
 /// `mount_setattr(2)` on the mount that `mount` refers to.

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
-use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::Mode;
 
 use super::check;
@@ -23,6 +23,13 @@ pub struct CapabilitySets {
     pub permitted: u64,
     /// What survives an exec, with the file's inheritable set.
     pub inheritable: u64,
+}
+
+impl CapabilitySets {
+    /// Whether the thread may use `capability` in its own user namespace.
+    pub fn may(&self, capability: caps::Capability) -> bool {
+        self.effective & capability.bitmask() != 0
+    }
 }
 
 #[repr(C)]
@@ -49,7 +56,8 @@ pub fn shared_words(count: usize) -> nix::Result<&'static [AtomicU64]> {
 }
 
 /// What a program needs before it does anything: its standard streams are open, lest the next file
-/// that it opens become one of them, and a reader that goes away is an error and not its end.
+/// that it opens become one of them, and a reader that goes away is an error and not its end. The signal
+/// is blocked and not ignored, which programs would inherit.
 ///
 /// # Errors
 /// When `/dev/null` can't be opened in the place of one that is closed.
@@ -62,8 +70,9 @@ pub fn tidy_up() -> nix::Result<()> {
         let null = open("/dev/null", OFlag::O_RDWR, Mode::empty())?;
         std::mem::forget(null);
     }
-    // SAFETY: ignoring a signal runs no code.
-    unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) }.map(drop)
+    let mut pipe = SigSet::empty();
+    pipe.add(Signal::SIGPIPE);
+    pipe.thread_block()
 }
 
 /// `capget(2)` of the calling thread.
