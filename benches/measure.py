@@ -141,7 +141,7 @@ class Measure:
         """All of all processes, from the runtime's execve to the exit of the container's program."""
         counts, kernel = {}, {}
         for name in self.arena.names:
-            runs = [self.syscalls_of(name) for _ in range(2 if self.quick else 20)]
+            runs = [self.syscalls_of(name) for _ in range(max(2, round(20 * self.share)))]
             counts[name] = statistics.median(sum(calls for calls, _ in run.values()) for run in runs)
             if name in ("floor", "ultari"):
                 # By system call: how many a run, and how long.
