@@ -223,6 +223,7 @@ impl Criu {
         let mut command = Command::new(path);
         command.arg("swrk").arg(theirs.as_raw_fd().to_string());
         command.stdin(stdin).stdout(copy()?).stderr(copy()?);
+        sys::process::spawn_unblocked(&mut command);
         if confined {
             sys::process::spawn_without_new_privileges(&mut command);
         }

@@ -46,6 +46,7 @@ fn run(hook: &Hook, state: &str, cwd: &Path) -> Result<()> {
         .stdin(input)
         .stdout(output.try_clone().context("duplicate the hook's output")?)
         .stderr(output.try_clone().context("duplicate the hook's output")?);
+    sys::process::spawn_unblocked(&mut command);
     let mut child = command.spawn().context("start the hook")?;
     if let Some(seconds) = hook.timeout {
         let pidfd = sys::clone::pidfd_open(child.id() as i32).context("watch the hook")?;

@@ -25,8 +25,8 @@ use crate::security::seccomp;
 use crate::spec::{Config, Hook, MemoryPolicy, Process, Seccomp};
 use crate::state::{InitFile, Record};
 use crate::sys::clone::exit_now;
-use crate::sys::descriptor::{Fd, Together, close_all_but};
-use crate::{cgroup, executable, hooks, log, namespace, process, seal, sys, timings};
+use crate::sys::descriptor::{Fd, Together, close_all_but, close_put_off};
+use crate::{cgroup, executable, hooks, namespace, process, seal, sys, timings};
 
 /// Where the process waits before it becomes the program.
 pub enum Gate {
@@ -294,6 +294,10 @@ fn own_state(plan: &NewContainer, status: Status) -> String {
 /// `mask`: the caller's, which createContainer hooks have like those of the runtime.
 fn run_hooks_before_pivot(plan: &NewContainer, channel: &Channel, mask: u32) -> Result<()> {
     let hooks = &plan.config.hooks;
+    if hooks.any_before_pivot() {
+        // They may unmount what nobody has open.
+        close_put_off();
+    }
     if !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty() {
         channel.send(&Message::Mounted)?;
         channel.expect(&Message::HooksDone)?;
@@ -431,10 +435,9 @@ fn wait_at_gate(socket: &OwnedFd) -> Result<Channel> {
         let _ = sys::wait::poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)]);
         let connection = sys::fs::accept(socket.as_raw_fd()).context("wait at the gate")?;
         let channel = Channel::over(connection);
-        match channel.receive() {
-            Ok(Some(Message::Start { .. })) => return Ok(channel),
-            // Somebody looked in, or a start was killed before it said its word.
-            other => log::debug(|| format!("gate: {other:?}")),
+        // Else somebody looked in, or a start was killed before it said its word. (The log is closed by now.)
+        if let Ok(Some(Message::Start { .. })) = channel.receive() {
+            return Ok(channel);
         }
     }
 }

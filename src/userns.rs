@@ -15,6 +15,7 @@ use crate::procfs::Proc;
 use crate::security::capabilities::have;
 use crate::spec::Namespaces;
 use crate::spec::namespace::IdMapping;
+use crate::sys;
 
 /// Whether this process is in a user namespace other than the host's, which maps all ids. Who has
 /// asked once gets the same answer ever after, and after a fork: whoever goes into a user namespace
@@ -131,6 +132,7 @@ fn ask_helper(property: &str, kind: &Kind, mappings: &[IdMapping], pid: i32) -> 
     for mapping in mappings {
         command.args([mapping.container, mapping.host, mapping.size].map(|n| n.to_string()));
     }
+    sys::process::spawn_unblocked(&mut command);
     let output = match command.output() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             bail!("{property}: {}", kind.without_helper())

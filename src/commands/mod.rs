@@ -12,17 +12,14 @@ mod run;
 mod spec;
 mod update;
 
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result, bail, ensure};
-use nix::fcntl::{OFlag, readlink};
 use nix::sys::signal::Signal;
 use ultari::container::{Container, does_not_exist, wait_for};
 use ultari::log;
 use ultari::notify::Notify;
 use ultari::state::{Damaged, Folder};
-use ultari::sys::fs::open_path;
 use ultari::sys::process::{RTMAX, RTMIN};
 use ultari::timings;
 
@@ -131,14 +128,7 @@ fn call(
 
 /// The absolute path of a bundle, without links.
 fn bundle(path: &Path) -> Result<PathBuf> {
-    let context = || format!("--bundle {}", path.display());
-    let folder = open_path(path, OFlag::O_DIRECTORY).with_context(context)?;
-    // The kernel has walked the path already.
-    let link = format!("/proc/self/fd/{}", folder.as_raw_fd());
-    match readlink(link.as_str()).map(PathBuf::from) {
-        Ok(real) if real.is_absolute() => Ok(real),
-        _ => path.canonicalize().with_context(context),
-    }
+    path.canonicalize().with_context(|| format!("--bundle {}", path.display()))
 }
 
 fn zero((): ()) -> i32 {

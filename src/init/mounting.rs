@@ -87,7 +87,8 @@ fn take_root(plan: &mut NewContainer) -> Result<Root> {
 pub fn hide(root: &Root, config: &Config, null: &Fd) -> Result<()> {
     mask::make_readonly(root, &config.readonly_paths)?;
     timings::step("make linux.readonlyPaths read-only");
-    mask::mask(root, &config.masked_paths, null, config.mount_label.as_deref())?;
+    let own_mounts = config.namespaces.is_new(Ns::Mount);
+    mask::mask(root, &config.masked_paths, null, own_mounts, config.mount_label.as_deref())?;
     timings::step("mask linux.maskedPaths");
     Ok(())
 }

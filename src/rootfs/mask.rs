@@ -35,21 +35,29 @@ pub fn open_null() -> Result<Fd> {
 }
 
 /// Covers each path that exists: files with `null`, folders with an empty read-only tmpfs, which those
-/// of the kernel's interfaces share. Its SELinux context is `label`.
+/// of the kernel's interfaces share. Its SELinux context is `label`. `own_mounts`: /proc is still that of the
+/// host, by which the kernel finds `null`. In a mount namespace that others have made it may be anything.
 ///
 /// # Errors
 /// Names the path.
-pub fn mask(root: &Root, paths: &[PathBuf], null: &Fd, label: Option<&CStr>) -> Result<()> {
+pub fn mask(
+    root: &Root,
+    paths: &[PathBuf],
+    null: &Fd,
+    own_mounts: bool,
+    label: Option<&CStr>,
+) -> Result<()> {
     let mut cover = Cover { root, null, label, empty: None };
     for path in paths {
-        let covered = match root.interface_entry(path) {
-            Some((mount, name)) => cover.entry(mount, name),
-            None => match existing(root, path, "linux.maskedPaths")? {
-                Some(target) => cover.target(&target),
-                None => continue,
-            },
-        };
-        covered.with_context(|| format!("linux.maskedPaths: cover {}", path.display()))?;
+        if let Some((mount, name)) = root.interface_entry(path).filter(|_| own_mounts)
+            && cover.entry(mount, name).is_ok()
+        {
+            continue;
+        }
+        let Some(target) = existing(root, path, "linux.maskedPaths")? else { continue };
+        cover
+            .target(&target)
+            .with_context(|| format!("linux.maskedPaths: cover {}", path.display()))?;
     }
     Ok(())
 }

@@ -84,10 +84,12 @@ impl Root {
     /// Those of `fchdir(2)`.
     pub fn enter(&self, folder: impl AsFd) -> nix::Result<()> {
         let folder = folder.as_fd();
-        if self.here.replace(Some(folder.as_raw_fd())) == Some(folder.as_raw_fd()) {
-            return Ok(());
+        let number = Some(folder.as_raw_fd());
+        if self.here.take() != number {
+            nix::unistd::fchdir(folder)?;
         }
-        nix::unistd::fchdir(folder)
+        self.here.set(number);
+        Ok(())
     }
 
     /// The same for any other folder.

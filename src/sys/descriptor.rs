@@ -149,15 +149,23 @@ impl Drop for Fd {
         // SAFETY: nobody asks for it after this.
         let fd = unsafe { ManuallyDrop::take(&mut self.0) };
         // Where it isn't put off, it is closed with this closure.
-        let _ = LATER.try_with(move |later| {
-            if let Some(later) = later.borrow_mut().as_mut() {
-                later.push(fd.into_raw_fd());
-            }
+        let many = LATER.try_with(move |later| {
+            let mut later = later.borrow_mut();
+            let Some(later) = later.as_mut() else { return false };
+            later.push(fd.into_raw_fd());
+            later.len() >= MOST
         });
+        if many == Ok(true) {
+            close_put_off();
+        }
     }
 }
 
-/// As long as this is there, an [`Fd`] of this thread that goes is not closed before it.
+/// As many are put off: a configuration with more mounts than the limit of open files must not fail.
+const MOST: usize = 48;
+
+/// As long as this is there, an [`Fd`] of this thread that goes is not closed before it, unless there are
+/// many.
 #[derive(Debug)]
 pub struct Together {
     /// There is none around it.
@@ -201,11 +209,12 @@ pub fn close_put_off() {
 }
 
 /// Closes all descriptors from `first` on but `kept`, in a process that only executes another program
-/// after this or ends: what else it owns may neither be used any more nor be dropped.
+/// after this or ends: what else it owns may neither be used any more nor be dropped. (That is not `unsafe` as
+/// memory goes, so that it can be called from where it belongs.)
 ///
 /// # Errors
 /// `ENOSYS` on a kernel before 5.9.
-pub fn close_all_but(first: RawFd, mut kept: Vec<RawFd>) -> nix::Result<()> {
+pub(crate) fn close_all_but(first: RawFd, mut kept: Vec<RawFd>) -> nix::Result<()> {
     // What comes later goes with the exec.
     put_off(Some(Vec::new()));
     kept.retain(|number| *number >= first);
@@ -213,7 +222,7 @@ pub fn close_all_but(first: RawFd, mut kept: Vec<RawFd>) -> nix::Result<()> {
     let starts = [first].into_iter().chain(kept.iter().map(|number| number + 1));
     let ends = kept.iter().map(|number| number - 1).chain([RawFd::MAX]);
     for (start, end) in starts.zip(ends).filter(|(start, end)| start <= end) {
-        // SAFETY: the caller's promise.
+        // SAFETY: who owns them doesn't use them any more, as said above.
         unsafe { close_range(start, end, 0) }?;
     }
     Ok(())

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::stat::Mode;
 
 use super::check;
@@ -56,8 +56,7 @@ pub fn shared_words(count: usize) -> nix::Result<&'static [AtomicU64]> {
 }
 
 /// What a program needs before it does anything: its standard streams are open, lest the next file
-/// that it opens become one of them, and a reader that goes away is an error and not its end. The signal
-/// is blocked and not ignored, which programs would inherit.
+/// that it opens become one of them, and a reader that goes away is an error and not its end.
 ///
 /// # Errors
 /// When `/dev/null` can't be opened in the place of one that is closed.
@@ -70,9 +69,8 @@ pub fn tidy_up() -> nix::Result<()> {
         let null = open("/dev/null", OFlag::O_RDWR, Mode::empty())?;
         std::mem::forget(null);
     }
-    let mut pipe = SigSet::empty();
-    pipe.add(Signal::SIGPIPE);
-    pipe.thread_block()
+    // SAFETY: ignoring a signal runs no code.
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) }.map(drop)
 }
 
 /// `capget(2)` of the calling thread.
@@ -177,6 +175,13 @@ pub fn all_signals() -> SigSet {
         std::ptr::write_bytes(&raw mut set, 0xff, 1);
         SigSet::from_sigset_t_unchecked(set)
     }
+}
+
+/// Has `command` start without blocked signals, which it would inherit: `run` has blocked them all.
+pub fn spawn_unblocked(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: one system call with a set on the stack; nothing is allocated or locked.
+    unsafe { command.pre_exec(|| Ok(SigSet::empty().thread_set_mask()?)) };
 }
 
 /// Has `command` lead a session of its own: signals of the caller's terminal don't reach it, and it

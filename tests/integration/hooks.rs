@@ -72,6 +72,61 @@ fn all_kinds_run_for_run_too() {
     assert_eq!(kinds(&log), KINDS);
 }
 
+/// Shown: with init's descriptors of mounts open until the pivot, the kernel said that the target is busy.
+#[test]
+fn hooks_before_the_pivot_can_unmount_what_was_mounted() {
+    let (mut sandbox, _) = recorded("test ! -e /one/file && test ! -e /two/file");
+    let folder = sandbox.dir.join("full");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("file"), "").unwrap();
+    for place in ["/one", "/two"] {
+        sandbox.mount(crate::support::bind(&folder, place, &["bind"]));
+    }
+    let root = sandbox.rootfs();
+    let root = root.display();
+    let outside = "pid=$(sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/'); exec nsenter --mount=/proc/$pid/ns/mnt umount";
+    for (kind, script) in [
+        ("createRuntime", format!("{outside} {root}/one")),
+        ("createContainer", format!("exec umount {root}/two")),
+    ] {
+        sandbox.config["hooks"][kind] = json!([{"path": "/bin/sh", "args": ["sh", "-c", script],
+            "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]}]);
+    }
+    sandbox.run().ok();
+}
+
+/// Shown: without spawn_unblocked the hooks of `run`, but for those inside, had all signals blocked.
+#[test]
+fn hooks_have_no_signal_blocked_and_are_ended_by_a_lost_reader() {
+    let (mut sandbox, _) = recorded("true");
+    let log = sandbox.dir.join("log");
+    for kind in KINDS {
+        let copy = log.join(kind);
+        let args = json!(["cp", "/proc/self/status", copy]);
+        sandbox.config["hooks"][kind] = json!([{"path": "/bin/cp", "args": args}]);
+    }
+    let check = || {
+        for kind in KINDS {
+            let text = fs::read_to_string(log.join(kind)).unwrap();
+            let mask = |name| {
+                let mask = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+                u64::from_str_radix(mask.trim(), 16).unwrap()
+            };
+            assert_eq!(mask("SigBlk:"), 0, "{kind}");
+            // The caller may itself ignore others.
+            assert_eq!(mask("SigIgn:") & 1 << (libc::SIGPIPE - 1), 0, "{kind}");
+            fs::remove_file(log.join(kind)).unwrap();
+        }
+    };
+    sandbox.run().ok();
+    check();
+    sandbox.create().ok();
+    sandbox.start().ok();
+    sandbox.wait_for("stopped");
+    sandbox.delete().ok();
+    check();
+}
+
 #[test]
 fn several_of_one_kind_run_one_after_the_other() {
     let mut sandbox = Sandbox::with_script("several", "exit 0");

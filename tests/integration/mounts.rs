@@ -354,3 +354,19 @@ fn mount_label() {
         assert_eq!(sandbox.run().ok().stderr, "", "no label, no warning");
     }
 }
+
+/// Shown: with no bound to how many descriptors are closed together, it was EMFILE.
+#[test]
+fn neither_many_mounts_nor_many_files_to_copy_need_many_descriptors() {
+    let mut sandbox = Sandbox::with_script("few", "ls /copied | wc -l; ls -d /many/*/sub | wc -l");
+    let folder = nested(&sandbox);
+    let copied = sandbox.rootfs().join("copied");
+    fs::create_dir(&copied).unwrap();
+    for number in 0..300 {
+        fs::write(copied.join(number.to_string()), "").unwrap();
+        sandbox.mount(bind(&folder, &format!("/many/{number}"), &["bind"]));
+    }
+    sandbox.mount(tmpfs("/copied", &["tmpcopyup"]));
+    let call = sandbox.bundle_call("run").arg(&sandbox.id);
+    call.wrapped("ulimit -S -n 128; exec \"$@\"").output().ok().prints("300\n300");
+}

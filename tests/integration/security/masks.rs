@@ -7,7 +7,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use serde_json::json;
 
 use super::{attacker, without_mount};
-use crate::support::{Sandbox, bind};
+use crate::support::{Sandbox, bind, set_namespace};
 
 /// CVE-2025-31133: a mask bound the container's own /dev/null, which led elsewhere.
 ///
@@ -90,4 +90,34 @@ fn masks_of_proc_hold_although_its_name_is_exchanged_meanwhile() {
         }
     }
     assert!(made > 0, "never was /proc in its place when it was to be mounted");
+}
+
+/// In a mount namespace that somebody else has made, /proc is whatever they like.
+///
+/// Shown: with mask always told that the mounts are its own, /proc/keys was the other image's file.
+#[test]
+fn masks_in_a_joined_mount_namespace_are_not_of_its_proc() {
+    let (mut first, mut second) = (Sandbox::new("maskfirst"), Sandbox::new("masksecond"));
+    without_mount(&mut first, "/proc");
+    for list in ["maskedPaths", "readonlyPaths"] {
+        first.config["linux"][list] = json!([]);
+    }
+    let fake = first.rootfs().join("proc/self/fd");
+    fs::create_dir_all(&fake).unwrap();
+    for number in 3..60 {
+        fs::write(fake.join(number.to_string()), "secret").unwrap();
+    }
+    // The same path means the second one's root there.
+    let root = second.rootfs();
+    first.mount(bind(&root, &root.display().to_string(), &["bind"]));
+    first.args(&["/bin/sleep", "100"]);
+    first.run_detached();
+    let path = format!("/proc/{}/ns/mnt", first.pid());
+    set_namespace(&mut second.config, "mount", Some(&path));
+    second.config["mounts"] = json!([{"destination": "/proc", "type": "proc", "source": "proc"}]);
+    second.config["linux"]["readonlyPaths"] = json!([]);
+    second.config["linux"]["maskedPaths"] = json!(["/proc/keys", "/proc/acpi", "/proc/fs"]);
+    let outcomes = second.attempt(&["stat /proc/keys", "read /proc/keys", "open c /proc/fs/x"]);
+    assert_eq!(outcomes[0][..10], *"ok c 1:3 m");
+    assert_eq!(outcomes[1..], ["ok ", "EROFS"]);
 }
