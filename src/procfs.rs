@@ -55,13 +55,13 @@ impl Proc {
         openat(own, number.as_str(), flags | OFlag::O_CLOEXEC, Mode::empty())
     }
 
-    /// Writes `value` to the file `path` in one system call, as procfs files want it.
+    /// Writes `value` to the file `path`, in one system call if the kernel takes it all at once.
     ///
     /// # Errors
     /// Those of open and write.
     pub fn write(&self, path: &str, value: &str) -> nix::Result<()> {
         let file = self.open_file(path, OFlag::O_WRONLY)?;
-        nix::unistd::write(&file, value.as_bytes()).map(drop)
+        file.write_all(value.as_bytes())
     }
 
     /// The text of the file `path`.

@@ -260,8 +260,12 @@ fn accompany(
     match config.hooks.create_container.is_empty() {
         // Init can go on meanwhile.
         true => child.channel.send(&placed).and_then(|()| rest())?,
-        // They come after all that.
-        false => rest().and_then(|()| child.channel.send(&placed))?,
+        // They come after all that, and may unmount what nobody has open.
+        false => {
+            rest()?;
+            close_put_off();
+            child.channel.send(&placed)?;
+        }
     }
     timings::step("put init on record, set the device rules, bring lo up");
     // Before the program may look around; init has enough to do meanwhile.

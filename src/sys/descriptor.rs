@@ -75,11 +75,12 @@ impl Fd {
     /// Writes all of `text`.
     ///
     /// # Errors
-    /// Those of `write(2)`.
+    /// Those of `write(2)`; `EIO` if it takes nothing.
     pub fn write_all(&self, mut text: &[u8]) -> nix::Result<()> {
         while !text.is_empty() {
             match nix::unistd::write(self, text) {
                 Err(Errno::EINTR) => {}
+                Ok(0) => return Err(Errno::EIO),
                 written => text = &text[written?..],
             }
         }
@@ -161,8 +162,8 @@ impl Drop for Fd {
     }
 }
 
-/// As many are put off: a configuration with more mounts than the limit of open files must not fail.
-const MOST: usize = 48;
+/// As many are put off: neither may many mounts run into the limit of open files, nor may that be low.
+const MOST: usize = 16;
 
 /// As long as this is there, an [`Fd`] of this thread that goes is not closed before it, unless there are
 /// many.

@@ -31,6 +31,18 @@ fn hostname_that_is_too_long_is_an_error() {
     sandbox.run().fails(1, &["hostname"]);
 }
 
+/// Shown: with one write(2) in Proc::write the kernel had taken only the first 682 ports.
+#[test]
+fn a_sysctl_of_more_than_a_page_is_set_whole() {
+    let name = "net.ipv4.ip_local_reserved_ports";
+    // Read at once, or the kernel shows a part of it.
+    let count = "dd if=/proc/sys/net/ipv4/ip_local_reserved_ports bs=65536 | tr , '\\n' | wc -l";
+    let mut sandbox = Sandbox::with_script("longsysctl", count);
+    let ports: Vec<String> = (0..1500).map(|n| (20_000 + 2 * n).to_string()).collect();
+    sandbox.config["linux"]["sysctl"] = json!({ name: ports.join(",") });
+    sandbox.run().ok().prints("1500");
+}
+
 #[test]
 fn sysctl_of_the_containers_namespaces() {
     let mut sandbox = Sandbox::new("sysctl");

@@ -303,10 +303,10 @@ fn weights_divide_a_disk() {
         });
         had
     };
-    // On a busy machine one of the two may not always have a request ready.
-    let windows: Vec<_> = (0..5).map(window).collect();
-    assert!(windows.iter().any(|had| had[0] > 2 * had[1]), "{windows:?}");
-    assert!(windows.iter().all(|had| had[0] > had[1]), "{windows:?}");
+    // On a busy machine one of the two may for some time not always have a request ready.
+    let windows: Vec<[u64; 2]> = (0..5).map(window).collect();
+    let [heavy, light] = [0, 1].map(|index| windows.iter().map(|had| had[index]).sum::<u64>());
+    assert!(heavy > 2 * light, "{windows:?}");
 }
 
 #[test]
