@@ -69,9 +69,11 @@ impl Root {
 
     /// Notes that something is to be mounted at `place`, over whatever was there.
     pub fn cover(&mut self, place: &Path) {
+        // It may be written with `..`. To note one thing less is always right.
+        let place = Path::new("/").join(lexically_clean(place));
         let noted = self.interfaces.len();
-        self.interfaces.retain(|(covered, _)| !covered.starts_with(place));
-        let dev = Path::new(DEV).starts_with(place).then(|| self.dev.take()).flatten();
+        self.interfaces.retain(|(covered, _)| !covered.starts_with(&place));
+        let dev = Path::new(DEV).starts_with(&place).then(|| self.dev.take()).flatten();
         if dev.is_some() || self.interfaces.len() < noted {
             // The number may become that of another folder.
             self.here.take();
