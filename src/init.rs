@@ -159,10 +159,9 @@ fn set_up(plan: &mut NewContainer, channel: &Channel) -> Result<Option<OwnedFd>>
         become_root()?;
     }
     start_session(&plan.common)?;
-    if let Some(path) = config.namespaces.get(Ns::Mount).and_then(|ns| ns.path.as_ref()) {
-        namespace::join(Ns::Mount, path)?;
-        enter_rootfs(config)?;
-    } else if !user {
+    let joined = config.namespaces.get(Ns::Mount).and_then(|ns| ns.path.as_ref());
+    joined.map_or(Ok(()), |path| namespace::join(Ns::Mount, path))?;
+    if joined.is_some() || !user {
         enter_rootfs(config)?;
     }
     if plan.loopback {

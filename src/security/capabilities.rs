@@ -144,7 +144,7 @@ pub fn own() -> Result<CapabilitySets> {
 
 /// Whether this process may use `capability` in its own user namespace.
 pub fn have(capability: caps::Capability) -> bool {
-    process::capget().is_ok_and(|own| own.may(capability))
+    own().is_ok_and(|own| own.may(capability))
 }
 
 fn bits(mask: u64) -> impl Iterator<Item = u8> {
